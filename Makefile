@@ -1,0 +1,48 @@
+# chefha: `make lab` shows it, `make test` proves it. Both install and start what they need (as root).
+
+VENV := .venv
+PY := $(VENV)/bin/python
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+.DEFAULT_GOAL := help
+
+.PHONY: help venv lint test test-fast lab lab-down bench matrix clean
+
+help:  ## what there is to make
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+include lab/lab.mk
+
+# ---- tools -----------------------------------------------------------------------------------------------------
+
+venv: $(VENV)/.done  ## Python environment with what requirements.lock pins
+
+$(VENV)/.done: requirements.lock pyproject.toml
+	@scripts/prepare-machine
+	python3 -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet -r requirements.lock
+	$(PY) -m pip install --quiet --no-deps -e .
+	@touch $@
+
+lint: venv  ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+# ---- tests -----------------------------------------------------------------------------------------------------
+
+test: lint  ## everything: logic, simulation, real parts, Salt, the lab with PostgreSQL 17 and 13
+	$(PY) -m pytest tests/unit tests/simulation tests/functional tests/salt tests/lab
+
+test-fast: lint  ## logic only: seconds
+	$(PY) -m pytest tests/unit
+
+matrix: venv  ## long soaks: 20,000 simulated histories
+	CHEFHA_HISTORIES=20000 $(PY) -m pytest tests/simulation
+
+bench: venv  ## hand-over and every fault, 5 times each, in the lab
+	$(PY) -m bench
+
+clean:  ## remove what make made here
+	rm -rf $(VENV) build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,274 @@
+"""
+The verbs of a chefha cluster: status, planned hand-over, and bringing a member to its role.
+
+Every function is thin over the library ``chefha_core``; ``chef-backend-ctl`` on the node offers the same.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+__version__ = "0.1.0"
+
+
+def __virtual__():
+    return "chefha"
+
+
+def cluster_status():
+    """
+    The whole cluster: one row per member (role, PostgreSQL, lag, timeline, position, who holds the VIP), leader, epoch,
+    failover switches. Asks everybody at once with a deadline of one second.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt be1 chefha.cluster_status --out=json
+    """
+    return _verb("cluster_status").cluster_status(*_node())
+
+
+def status(simple=False, service=""):
+    """
+    The services of this node as systemd sees them, what the cluster says of them, and the disks.
+
+    simple
+        Only this node is asked.
+    service
+        Only this one: postgresql, etcd, leaderl or salt-minion.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' chefha.status simple=True
+    """
+    return _run("status", "status", *_node(), simple=_flag("simple", simple), service=str(service))
+
+
+def promote(node, timeout=30):
+    """
+    Make a member the leader by a planned hand-over that loses nothing. Refused if the member is unknown, is the leader
+    already, does not follow or is too far behind, or if failover is off; then nothing has changed.
+
+    node
+        The member's name or address.
+    timeout
+        Seconds it may take; afterwards the old leader goes on.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt be1 chefha.promote be2
+    """
+    if not isinstance(node, str) or not node:
+        raise SaltInvocationError(f"chefha.promote: node is {node!r}; expected the name or address of a member")
+    return _run("handover", "promote", *_node(), node, _seconds("timeout", timeout))
+
+
+def demote(timeout=30):
+    """
+    This node, the leader, hands over to whichever other member is eligible. Ends when that one leads.
+
+    timeout
+        Seconds it may take; afterwards this node goes on leading.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt be1 chefha.demote
+    """
+    return _run("handover", "demote", *_node(), _seconds("timeout", timeout))
+
+
+def converge(epoch=0, timeout=30):
+    """
+    Bring this node to the role that etcd gives it now: the leader promotes and takes the VIP, the others follow it.
+    What the reactor calls; harmless at any time, late or repeated: leaderl reads etcd again before it does anything.
+
+    epoch
+        The epoch that was seen to begin; one that is over changes nothing. 0: the present one.
+    timeout
+        Seconds to wait until the node has its role.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'be*' chefha.converge
+    """
+    if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+        raise SaltInvocationError(f"chefha.converge: epoch is {epoch!r}; expected a whole number, 0 or more")
+    return _run("member", "converge", epoch, _seconds("timeout", timeout), _socket())
+
+
+def version():
+    """
+    Versions of the library, these modules, PostgreSQL, etcd and Salt, and by which channel the modules came:
+    ``synced`` from the file server or with the ``wheel``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' chefha.version
+    """
+    synced = Path(__opts__["extension_modules"]) in Path(__file__).parents
+    found = _core("verbs.version").version(_settings_or_none())
+    return {
+        **found,
+        "modules": __version__,
+        "salt": __grains__["saltversion"],
+        "channel": "synced" if synced else "wheel",
+    }
+
+
+def settings_check():
+    """
+    Check pillar ``chefha`` of this minion; changes nothing. Returns the settings with defaults, secrets masked.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' chefha.settings_check
+    """
+    try:
+        settings = _core("layout.catalogue").checked(__pillar__.get("chefha"), __opts__["id"])
+    except ValueError as error:
+        raise CommandExecutionError(str(error)) from error
+    return _verb("config").shown(settings)
+
+
+def etcd_problem():
+    """
+    Why etcd does not serve this node, as a sentence; empty if it does.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' chefha.etcd_problem
+    """
+    return _verb("member").etcd_problem(*_node())
+
+
+def member_problem():
+    """
+    Why this node is neither the leader nor a streaming follower, as a sentence; empty if it is.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' chefha.member_problem
+    """
+    return _verb("member").member_problem(path=_socket())
+
+
+def await_etcd(timeout=120):
+    """
+    Wait until etcd serves this node; returns the seconds it took.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' chefha.await_etcd timeout=60
+    """
+    return _run("member", "wait_until_well", etcd_problem, _seconds("timeout", timeout))
+
+
+def await_member(timeout=300):
+    """
+    Wait until this node is the leader or a streaming follower; returns the seconds it took.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' chefha.await_member timeout=60
+    """
+    return _run("member", "wait_until_well", member_problem, _seconds("timeout", timeout))
+
+
+def _run(group, name, *args, **kwargs):
+    """A verb of the library, its refusal as Salt's error."""
+    try:
+        return getattr(_verb(group), name)(*args, **kwargs)
+    except _core("verbs.reach").VerbError as error:
+        raise CommandExecutionError(str(error)) from error
+
+
+def _verb(group):
+    return _core(f"verbs.{group}")
+
+
+def _node():
+    """Settings of this node as the states wrote them, and its name."""
+    try:
+        settings = _core("settings")
+        return settings.load(Path(_places().get("settings", settings.SETTINGS_FILE))), __opts__["id"]
+    except ValueError as error:
+        raise CommandExecutionError(str(error)) from error
+
+
+def _places():
+    """Minion option ``chefha``: other places of ``settings`` and ``socket`` than the usual ones, for tests."""
+    return __opts__.get("chefha") or {}
+
+
+def _socket():
+    """Path of leaderl's socket, None for the usual one."""
+    return Path(_places()["socket"]) if "socket" in _places() else None
+
+
+def _settings_or_none():
+    try:
+        return _node()[0]
+    except CommandExecutionError:
+        return None
+
+
+def _seconds(name, value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 3600:
+        raise SaltInvocationError(f"{name} is {value!r}; expected seconds, more than 0 and at most 3600")
+    return float(value)
+
+
+def _flag(name, value):
+    if not isinstance(value, bool):
+        raise SaltInvocationError(f"{name} is {value!r}; expected True or False")
+    return value
+
+
+def _core(part):
+    """A module of the library, in the version of these modules."""
+    found = _library_version()
+    if found != __version__:  # the minion's own process may have loaded an older one
+        importlib.invalidate_caches()
+        for module in [m for m in sys.modules if m == "chefha_core" or m.startswith("chefha_core.")]:
+            del sys.modules[module]
+        found = _library_version()
+    if found is None:
+        raise CommandExecutionError(
+            "the chefha library is not in Salt's Python on this minion; apply its states, or install it with salt-pip"
+        )
+    if found != __version__:
+        raise CommandExecutionError(
+            f"chefha's modules are version {__version__} and its library is {found} on this minion: apply its states, "
+            "which bring both to one version"
+        )
+    return importlib.import_module(f"chefha_core.{part}")
+
+
+def _library_version():
+    try:
+        return importlib.import_module("chefha_core").__version__
+    except ImportError:
+        return None

@@ -1,0 +1,299 @@
+"""
+States that lay out a member of a chefha cluster.
+
+Each is thin over the library ``chefha_core``, which says, as data, what is wanted; Salt's own states carry it out.
+The library is taken from Salt's Python, or, where pillar ``chefha:wheel`` names another one than is installed (or none
+is), straight out of that wheel: so a bare minion is laid out, and tested with ``test=True``, in one run.
+
+.. code-block:: yaml
+
+    chefha_settings:
+      chefha.settings: []
+"""
+
+import hashlib
+import importlib
+import importlib.metadata
+import json
+import sys
+from pathlib import Path
+
+from salt.exceptions import CommandExecutionError
+
+__version__ = "0.1.0"
+FILES = "salt://chefha/minion/files"
+#: says what is so anyway: Salt cannot take up a beacon without any setting while it runs
+BEACON = [{"disable_during_state_run": False}]
+
+
+def __virtual__():
+    return "chefha"
+
+
+def checked(name):
+    """
+    The pillar is right: nothing is changed, and everything else requires this. Put it first.
+
+    .. code-block:: yaml
+
+        chefha_checked:
+          chefha.checked:
+            - order: 1
+            - failhard: True
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": "the pillar is right"}
+    try:
+        _core("layout.catalogue").checked(__pillar__.get("chefha"), __opts__["id"])
+    except (ValueError, CommandExecutionError) as error:
+        return {**ret, "result": False, "comment": str(error)}
+    return ret
+
+
+def library(name):
+    """
+    The library of pillar ``chefha:wheel`` is installed into Salt's Python, with dependencies from the same folder only.
+
+    .. code-block:: yaml
+
+        chefha_library:
+          chefha.library: []
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": "the library is installed"}
+    wheel = __pillar__.get("chefha", {}).get("wheel", "")
+    try:
+        path = _wheel(wheel) if wheel else ""
+        if not wheel or _sha256(path) == _installed_sha256():
+            _core("settings")
+            return ret
+        change = {"chefha library": {"old": _installed_version() or "not installed", "new": wheel}}
+        if __opts__["test"]:
+            return {**ret, "result": None, "changes": change, "comment": f"{wheel} would be installed"}
+        _install(path)
+    except CommandExecutionError as error:
+        return {**ret, "result": False, "comment": str(error)}
+    return {**ret, "changes": change, "comment": f"{wheel} installed"}
+
+
+def settings(name):
+    """The checked pillar stands in /etc/chefha/settings.json, for leaderl, the beacon and the verbs."""
+    return _lay_out(name, "settings")
+
+
+def minion(name):
+    """systemd restarts salt-minion when it dies."""
+    return _lay_out(name, "minion")
+
+
+def packages(name):
+    """PostgreSQL and etcd are installed, and none of Debian's own services for them can start."""
+    return _lay_out(name, "packages")
+
+
+def tls_files(name):
+    """The cluster's certificates stand where etcd, PostgreSQL and leaderl read them."""
+    return _lay_out(name, "tls_files")
+
+
+def etcd_member(name):
+    """This member's etcd runs. It may still be waiting for the others: see ``etcd_healthy``."""
+    return _lay_out(name, "etcd_member")
+
+
+def postgresql(name):
+    """PostgreSQL's files and unit are in place; leaderl decides what runs."""
+    return _lay_out(name, "postgresql")
+
+
+def leaderl(name):
+    """leaderl runs and is enabled; restarted when its settings or its library changed (harmless: no failover)."""
+    return _lay_out(name, "leaderl")
+
+
+def mod_watch(name, sfun=None, **kwargs):
+    """Restart leaderl when a state that it watches changed something."""
+    ret = {"name": name, "result": True, "changes": {}, "comment": ""}
+    if sfun != "leaderl":
+        return {**ret, "comment": f"chefha.{sfun} has nothing to restart"}
+    unit = "chefha-leaderl.service"
+    change = {unit: "restarted"}
+    if __opts__["test"]:
+        return {**ret, "result": None, "changes": change, "comment": f"{unit} would be restarted"}
+    return {**ret, "result": __salt__["service.restart"](unit), "changes": change, "comment": f"{unit} restarted"}
+
+
+def beacon(name):
+    """The beacon chefha_leader is configured, and is taken up by the running minion without a restart."""
+    path = Path(__opts__["conf_file"]).parent / Path(__opts__["default_include"]).parent / "chefha-beacon.conf"
+    text = json.dumps({"beacons": {"chefha_leader": BEACON}})
+    ret = __states__["file.managed"](name=str(path), contents=text, mode="0644")
+    if not ret["result"] or __opts__["test"] or not ret["changes"]:
+        return {**ret, "name": name}
+    # Salt's beacons.add waits for an answer on a bus that salt-call may not have; the file counts at the next start.
+    told = {"func": "add", "name": "chefha_leader", "beacon_data": BEACON}
+    taken_up = __salt__["event.fire"](told, "manage_beacons")
+    how = "taken up by the minion" if taken_up else "taken up when the minion starts"
+    return {**ret, "name": name, "changes": {**ret["changes"], "beacon": how}}
+
+
+def etcd_healthy(name, timeout=120):
+    """etcd has a quorum and answers, within ``timeout`` seconds."""
+    return _await(name, "chefha.await_etcd", "chefha.etcd_problem", timeout)
+
+
+def member_healthy(name, timeout=300):
+    """This member is the leader or follows it by streaming, within ``timeout`` seconds."""
+    return _await(name, "chefha.await_member", "chefha.member_problem", timeout)
+
+
+def _await(name, wait, look, timeout):
+    """True if all is well; in test mode None if it is not yet, otherwise wait for it."""
+    ret = {"name": name, "result": True, "changes": {}, "comment": "all is well"}
+    try:
+        problem = _problem(look)
+        if problem and __opts__["test"]:
+            return {**ret, "result": None, "changes": {name: "would be waited for"}, "comment": problem}
+        if problem:
+            __salt__[wait](timeout=timeout)
+            return {**ret, "changes": {name: {"old": problem, "new": "all is well"}}}
+    except CommandExecutionError as error:
+        return {**ret, "result": False, "comment": str(error)}
+    return ret
+
+
+def _problem(look):
+    """What stands in the way now, also where nothing is laid out yet; "" if nothing."""
+    try:
+        return __salt__[look]()
+    except CommandExecutionError as error:
+        if not __opts__["test"]:
+            raise
+        return str(error)
+
+
+def _lay_out(name, state):
+    """The wishes of one layout, from the library, carried out in order; the first failure ends it."""
+    ret = {"name": name, "result": True, "changes": {}, "comment": "as wanted"}
+    try:
+        wishes = _core("layout.catalogue").layout(state, __pillar__.get("chefha"), __opts__["id"])
+    except (ValueError, CommandExecutionError) as error:
+        return {**ret, "result": False, "comment": str(error)}
+    for wish in wishes:
+        if wish.after_change and not ret["changes"]:
+            continue
+        one = _carry_out(wish, bool(ret["changes"]))
+        target = wish.arguments["name"]
+        if one["result"] is False:
+            return {**ret, "result": False, "comment": f"{wish.state} {target}: {one['comment']}"}
+        if one["result"] is None or one["changes"]:
+            ret["changes"][target] = one["changes"] or one["comment"]
+        if one["result"] is None:
+            ret["result"] = None
+    if ret["changes"]:
+        ret["comment"] = f"{'would change' if __opts__['test'] else 'changed'}: {', '.join(ret['changes'])}"
+    return ret
+
+
+def _carry_out(wish, changed):
+    """One of Salt's states, and the restart of a service whose files changed while it was running already."""
+    unit = wish.restart
+    if wish.state == "service.dead" and not __salt__["service.status"](wish.arguments["name"]):
+        return {"result": True, "changes": {}, "comment": "not running"}  # where there is no unit, test mode says None
+    was_running = bool(unit) and __salt__["service.status"](unit)
+    one = __states__[wish.state](**wish.arguments)
+    if not (was_running and changed) or one["result"] is False:
+        return one
+    if __opts__["test"]:
+        return {**one, "result": None, "changes": {unit: "would be restarted"}}
+    if not __salt__["service.restart"](unit):
+        return {**one, "result": False, "comment": f"{unit} could not be restarted"}
+    return {**one, "changes": {unit: "restarted"}}
+
+
+def _core(part):
+    """A module of the library, in the version of these states."""
+    wheel = __pillar__.get("chefha", {}).get("wheel", "")
+    path = _wheel(wheel) if wheel else ""
+    if path and _sha256(path) != _installed_sha256():
+        if path not in sys.path:
+            sys.path.insert(0, path)
+            _forget()
+    elif _version_of_library() != __version__:
+        _forget()
+    found = _version_of_library()
+    if found is None:
+        raise CommandExecutionError(
+            f"the chefha library is not in Salt's Python ({sys.executable}) and pillar chefha:wheel names no wheel; "
+            "set it, or install the library with salt-pip"
+        )
+    if found != __version__:
+        raise CommandExecutionError(
+            f"chefha's states are version {__version__} and its library is {found}: "
+            "bring both to one version (saltutil.sync_all for the one, pillar chefha:wheel or salt-pip for the other)"
+        )
+    return importlib.import_module(f"chefha_core.{part}")
+
+
+def _version_of_library():
+    """Version of the library as this process imports it, None without one."""
+    try:
+        return importlib.import_module("chefha_core").__version__
+    except ImportError:
+        return None
+
+
+def _forget():
+    """Let the next import look at the disk again: the minion's own process may have loaded an older library."""
+    importlib.invalidate_caches()
+    for module in [m for m in sys.modules if m == "chefha_core" or m.startswith("chefha_core.")]:
+        del sys.modules[module]
+
+
+def _wheel(wheel):
+    """Path of the wheel, fetched from the file server, once per run."""
+    if __context__.get("chefha_wheel", ("", ""))[0] != wheel:
+        path = __salt__["cp.cache_file"](f"{FILES}/{wheel}")
+        if not path:
+            raise CommandExecutionError(f"pillar chefha:wheel names {wheel}, which is not at {FILES}; put it there")
+        __context__["chefha_wheel"] = (wheel, path)
+    return __context__["chefha_wheel"][1]
+
+
+def _sha256(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _distribution():
+    """What pip knows of the installed library, None if nothing. A wheel on sys.path is no installation."""
+    for found in importlib.metadata.distributions(name="chefha"):
+        if found.read_text("INSTALLER"):
+            return found
+    return None
+
+
+def _installed_version():
+    found = _distribution()
+    return found.version if found else ""
+
+
+def _installed_sha256():
+    """The sha256 of the wheel that the library was installed from, as pip wrote it down (PEP 610)."""
+    found = _distribution()
+    source = json.loads((found.read_text("direct_url.json") if found else None) or "{}")
+    return source.get("archive_info", {}).get("hashes", {}).get("sha256", "")
+
+
+def _install(path):
+    """pip, without any index: the wheel, and what it needs from wheels beside it on the file server."""
+    __salt__["cp.cache_dir"](FILES, include_pat="*.whl")
+    onedir = getattr(sys, "RELENV", None)
+    pip = [str(Path(onedir) / "salt-pip")] if onedir else [sys.executable, "-m", "pip"]
+    command = [*pip, "install", "--no-index", "--find-links", str(Path(path).parent), "--no-input", "--quiet"]
+    for options in ([], ["--force-reinstall", "--no-deps"]):  # the second replaces another build of the same version
+        done = __salt__["cmd.run_all"]([*command, *options, path], python_shell=False)
+        if done["retcode"]:
+            raise CommandExecutionError(f"pip could not install {Path(path).name}: {done['stderr'].strip()[-400:]}")
+        importlib.invalidate_caches()
+        if _installed_sha256() == _sha256(path):
+            break
+    sys.path[:] = [entry for entry in sys.path if entry != path]
+    _forget()

@@ -1,0 +1,79 @@
+"""python -m bench: hand-over and every fault, several times each, in the lab; a table, and all numbers as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from lab.api import Lab, LabError, Stack
+
+from . import report, surroundings
+from .runs import Run, carry_out, status_times
+from .scenarios import SCENARIOS
+from .subject import SUBJECTS, Subject
+
+STATUS_TIMES = 20
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure what was asked for. 1 if the lab could not be had or a run failed."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    args = _parser().parse_args(given)
+    default, lab = Stack(), Lab()
+    asked = Stack(args.stack or default.postgresql, args.profile or default.profile)
+    try:
+        lab.up(asked if args.stack or args.profile else None)
+        lab.heal_all()
+        return _bench(lab, args, [make(lab) for make in SUBJECTS], " ".join(["python -m bench", *given]))
+    except LabError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+
+
+def _bench(lab: Lab, args: argparse.Namespace, subjects: Sequence[Subject], command: str) -> int:
+    began = datetime.now().astimezone()
+    head: dict[str, Any] = {
+        "command": command,
+        "began_at": began.isoformat(timespec="seconds"),
+        "machine": surroundings.machine(),
+        "stack": surroundings.stack(lab),
+        "subjects": {subject.name: dict(subject.versions()) for subject in subjects},
+    }
+    name, runs, status = f"{began:%Y-%m-%d-%H%M}", list[Run](), dict[str, Any]()
+    for scenario in (SCENARIOS[kind] for kind in args.only or SCENARIOS):
+        print(f"{scenario.name}: {scenario.sentence}", flush=True)
+        for number in range(args.runs):
+            for subject in subjects:
+                runs.append(carry_out(lab, subject, scenario, number))
+                print("  " + report.progress(runs[-1], args.runs), flush=True)
+                report.write(name, head, runs, status)
+    if not args.only:
+        status.update({subject.name: status_times(lab, subject, STATUS_TIMES) for subject in subjects})
+    head["seconds"] = round(time.time() - began.timestamp())
+    path = report.write(name, head, runs, status)
+    print(f"\n{report.table(runs)}\n{report.status_lines(status)}\n\nall numbers: {path}")
+    return 1 if any(run.error for run in runs) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--runs", type=_at_least_one, default=5, help="of each scenario (5)")
+    parser.add_argument("--only", nargs="+", choices=list(SCENARIOS), metavar="KIND", help=", ".join(SCENARIOS))
+    parser.add_argument("--stack", type=int, choices=(13, 17), help="PostgreSQL's major version (that of the lab)")
+    parser.add_argument("--profile", choices=("fast", "balanced", "patient"), help="timing profile (that of the lab)")
+    return parser
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("expected 1 or more")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

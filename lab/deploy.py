@@ -1,0 +1,182 @@
+"""The project and its pillar on the lab's master: what is put there, and how it is told that nothing changed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .nodes import Machines
+from .progress import LabError
+from .topology import INTERFACE, MASTER, VIP, members
+
+PROJECT = Path(__file__).resolve().parent.parent
+SOURCE = "/srv/chefha"
+WHEELS = f"{SOURCE}/salt/chefha/minion/files"
+PILLAR = "/srv/chefha-pillar"
+STATE = "/var/lib/chefha-lab"
+PYTHON = "/opt/saltstack/salt/bin/python"
+BUILDER = "/opt/wheel-builder/bin/python"
+# Only what the machines use: the rest would make every edit of a test or a page a new deployment.
+LEFT_OUT = {"lab", "tests", "bench", "docs", "build", "dist", "scripts", "Makefile", "requirements.lock"}
+WHEEL_TIMEOUT = 180.0
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What a lab is asked to be. `overrides`: (path below `chefha:` with colons, value) pairs for the pillar."""
+
+    postgresql: int = 17
+    profile: str = "fast"
+    overrides: tuple[tuple[str, Any], ...] = field(default=())
+
+    def label(self) -> dict[str, Any]:
+        """As plain data, in the form it comes back from JSON."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+    @classmethod
+    def from_label(cls, label: Mapping[str, Any]) -> Stack:
+        """The reverse of label()."""
+        pairs = tuple((str(path), value) for path, value in label.get("overrides", ()))
+        return cls(int(label.get("postgresql", 17)), str(label.get("profile", "fast")), pairs)
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`a:b=c` as (path, value); the value is JSON if it reads as such, else text. LabError if there is no `=`."""
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise LabError(f"--set {text}: expected PATH=VALUE, such as postgresql:max_connections=100")
+    try:
+        return path, json.loads(value)
+    except ValueError:
+        return path, value
+
+
+def pillar(stack: Stack, secrets: Mapping[str, Any], wheel: str) -> dict[str, Any]:
+    """The pillar tree of the lab's cluster."""
+    tree: dict[str, Any] = {
+        "cluster": "lab",
+        "vip": VIP,
+        "vip_interface": INTERFACE,
+        "members": members(),
+        "profile": stack.profile,
+        "postgresql": {"version": stack.postgresql},
+        "wheel": wheel,
+        **secrets,
+    }
+    for path, value in stack.overrides:
+        *above, last = path.split(":")
+        place = tree
+        for name in above:
+            place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                raise LabError(f"--set {path}: {name} is a value, not a branch of the pillar")
+        place[last] = value
+    return {"chefha": tree}
+
+
+class Deployment:
+    """One checkout of the project, about to be put on the master."""
+
+    def __init__(self, machines: Machines, stack: Stack, project: Path = PROJECT) -> None:
+        self._machines = machines
+        self._stack = stack
+        self._archive, tree_hash = _archived(project)
+        self.hash = hashlib.sha256(f"{tree_hash}\0{json.dumps(stack.label(), sort_keys=True)}".encode()).hexdigest()
+
+    def is_current(self) -> bool:
+        """Whether the master has exactly this, and all states were applied with it."""
+        return self._machines.run(MASTER, ["cat", f"{STATE}/deployed"], 10).out.strip() == self.hash
+
+    def mark_current(self) -> None:
+        """Note on the master that this was applied everywhere."""
+        self._machines.write(MASTER, {f"{STATE}/deployed": self.hash + "\n"})
+
+    def put(self) -> None:
+        """Replace the project's tree on the master."""
+        self._machines.check(
+            MASTER, ["sh", "-c", f"rm -rf {SOURCE} {STATE}/deployed && mkdir -p {SOURCE} {PILLAR} {STATE}"]
+        )
+        self._machines.put_tar(MASTER, SOURCE, self._archive)
+
+    def build_wheel(self) -> str:
+        """Build the project's wheel on the master, which needs no network for it; return its file name."""
+        copy = f"{STATE}/build"
+        # A fixed time makes the same sources the same wheel: a state that serves it then sees no change.
+        script = (
+            f"set -e; rm -rf {copy}; cp -a {SOURCE} {copy}; mkdir -p {WHEELS}; rm -f {WHEELS}/*.whl; "
+            f"SOURCE_DATE_EPOCH=315532800 PIP_DISABLE_PIP_VERSION_CHECK=1 {BUILDER} -m pip wheel -q --no-deps "
+            f"--no-index --no-build-isolation -w {WHEELS} {copy} >&2; rm -rf {copy}; cd {WHEELS}; ls *.whl"
+        )
+        return self._machines.check(MASTER, ["sh", "-c", script], WHEEL_TIMEOUT).split()[-1]
+
+    def write_pillar(self, wheel: str) -> None:
+        """Write top file and pillar, readable by root only: it holds the secrets."""
+        tree = pillar(self._stack, self._secrets(), wheel)
+        # JSON is YAML; the first line keeps Jinja away from what may look like a template in a secret.
+        sls = "#!yaml\n" + json.dumps(tree, indent=2, sort_keys=True) + "\n"
+        top = "#!yaml\n" + json.dumps({"base": {"*": ["chefha"]}}) + "\n"
+        self._machines.write(MASTER, {f"{PILLAR}/chefha.sls": sls, f"{PILLAR}/top.sls": top}, mode=0o600)
+
+    def _secrets(self) -> dict[str, Any]:
+        """Passwords and certificates: made once per lab by chefha's own generator, kept on the master."""
+        kept = self._machines.run(MASTER, ["cat", f"{STATE}/secrets.json"], 10)
+        text = kept.out
+        if kept.rc:
+            program = (
+                "import json, sys; sys.path.insert(0, sys.argv[1]); from chefha_core import secrets; "
+                "print(json.dumps(secrets.generate(json.loads(sys.argv[2]), sys.argv[3])))"
+            )
+            arguments = [f"{SOURCE}/src", json.dumps(members()), VIP]
+            text = self._machines.check(MASTER, [PYTHON, "-c", program, *arguments], 120)
+            self._machines.write(MASTER, {f"{STATE}/secrets.json": text}, mode=0o600)
+        made: dict[str, Any] = json.loads(text)
+        return made
+
+
+def _archived(project: Path) -> tuple[bytes, str]:
+    """The project as a tar archive (links kept as links, owner root, time now) and a hash of its content."""
+    buffer = io.BytesIO()
+    digest = hashlib.sha256()
+    now = int(time.time())
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for path in _files(project):
+            name = path.relative_to(project).as_posix()
+            member = archive.gettarinfo(str(path), arcname=_renamed(name))
+            # Now, not a fixed time: Salt's file server takes a file whose time has not changed for unchanged.
+            member.uid, member.gid, member.mtime = 0, 0, now
+            member.uname = member.gname = "root"
+            content = path.read_bytes() if member.isreg() else member.linkname.encode()
+            digest.update(f"{name}\0{member.type!r}\0{member.mode & 0o111:o}\0{len(content)}\0".encode() + content)
+            archive.addfile(member, io.BytesIO(content) if member.isreg() else None)
+    return buffer.getvalue(), digest.hexdigest()
+
+
+def _files(project: Path) -> Iterator[Path]:
+    """Files and links that belong on the machines, in a fixed order."""
+    for folder, folders, names in os.walk(project):
+        here = Path(folder)
+        links = [name for name in folders if (here / name).is_symlink()]
+        folders[:] = sorted(name for name in folders if name not in links and not _is_left_out(here, name, project))
+        for name in sorted([*names, *links]):
+            if not _is_left_out(here, name, project):
+                yield here / name
+
+
+def _is_left_out(folder: Path, name: str, project: Path) -> bool:
+    if name.startswith(".") or name == "__pycache__" or name.endswith((".pyc", ".egg-info", ".whl")):
+        return True
+    return folder == project and name in LEFT_OUT
+
+
+def _renamed(name: str) -> str:
+    """The example pillar gets a name nobody takes for the real one."""
+    return name.replace("pillar", "pillar-example", 1) if name == "pillar" or name.startswith("pillar/") else name

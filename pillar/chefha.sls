@@ -1,0 +1,14 @@
+# An example. `chef-backend-ctl gen-secrets be1=192.0.2.11 be2=192.0.2.12 be3=192.0.2.13 --vip 192.0.2.100` prints a
+# complete tree with fresh secrets and certificates; further settings are optional: `chef-backend-ctl show-config`.
+chefha:
+  cluster: chefha
+  members:
+    be1: 192.0.2.11
+    be2: 192.0.2.12
+    be3: 192.0.2.13
+  vip: 192.0.2.100
+  vip_interface: eth0
+  profile: balanced        # fast, balanced or patient: 3, 10 or 30 s without a leader before another takes over
+  durability: quorum       # async: a commit does not wait for a second node, and may be lost
+  wheel: chefha-0.1.0-py3-none-any.whl  # below salt/chefha/minion/files; leave out where chefha came with salt-pip
+  # secrets: and tls: as gen-secrets prints them

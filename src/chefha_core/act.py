@@ -1,0 +1,362 @@
+"""Carries commands out, in order, and stops at the first that fails; the next round sees what is true.
+
+Decides nothing: each handler is the shortest way from a command to a part. Every command that changes who leads is a
+transaction on the revision that the plan saw, so a late or repeated one changes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from chefha_core import codec
+from chefha_core.leaderl.memory import Memory
+from chefha_core.leaderl.peers import Peers
+from chefha_core.leaderl.worker import Worker
+from chefha_core.model import Candidacy, ClusterConfig, LeaderKey, LeaderState, Lease, Observation, SyncRule
+from chefha_core.parts import arp
+from chefha_core.parts.address import Address, AddressError
+from chefha_core.parts.etcd import Compare, Delete, EtcdClient, EtcdError, Put
+from chefha_core.parts.postgres import Postgres, PostgresError
+from chefha_core.plan import commands as c
+from chefha_core.settings import Settings
+
+log = logging.getLogger(__name__)
+
+#: seconds for which "nobody answered for the VIP" counts
+FREE_LIFE = 1.0
+#: not worth a line in the log: they come with every round
+QUIET = (c.HoldAddress, c.Renew, c.AskLeader, c.Slots)
+
+
+class Failed(Exception):
+    """A command could not be carried out; the text says why."""
+
+
+class Actor:
+    """The hands of one node."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        name: str,
+        etcd: EtcdClient,
+        postgres: Postgres,
+        address: Address,
+        peers: Peers,
+        memory: Memory,
+        worker: Worker,
+    ) -> None:
+        self.settings, self.name = settings, name
+        self.etcd, self.postgres, self.address, self.peers = etcd, postgres, address, peers
+        self.memory, self.worker = memory, worker
+        self.start_timeout = settings.leaderl.start_timeout_seconds
+        self._beat = 0
+        self._quick: dict[type[c.Command], Callable[[Any, Observation], None]] = {
+            c.Renew: self._renew,
+            c.TakeKey: self._take_key,
+            c.ReleaseKey: self._release_key,
+            c.PostCandidacy: self._post_candidacy,
+            c.WithdrawCandidacy: self._withdraw_candidacy,
+            c.ClearIntent: self._clear_intent,
+            c.ClaimInitialisation: self._claim_initialisation,
+            c.PublishCluster: self._publish_cluster,
+            c.PublishSync: self._publish_sync,
+            c.AskFailsafe: self._ask_failsafe,
+            c.AskLeader: lambda command, seen: self.peers.ask_leader(command.name),
+            c.HoldAddress: self._hold_address,
+            c.DropAddress: lambda command, seen: self.address.drop(),
+            c.EndClientSessions: lambda command, seen: self.postgres.end_client_sessions(),
+            c.KillPostgres: lambda command, seen: self.worker.emergency(self._kill),
+            c.Follow: lambda command, seen: self._set_role(command.upstream, seen.pg.sync_names),
+            c.Slots: self._slots,
+        }
+        self._jobs: dict[type[c.Command], Callable[[Any, Observation], object]] = {
+            c.CutReceiver: lambda command, seen: self.postgres.cut_receiver(timeout=self.settings.ttl),
+            c.Promote: self._promote,
+            c.StartPrimary: self._start_primary,
+            c.StartStandby: self._start_standby,
+            c.SetSync: lambda command, seen: self.postgres.set_role(seen.pg.upstream, command.sync_names),
+            c.StopPostgres: lambda command, seen: self.postgres.stop(
+                "fast", self.settings.leaderl.handover_timeout_seconds
+            ),
+            c.Checkpoint: self._checkpoint,
+            c.Rewind: self._rewind,
+            c.Clone: self._clone,
+            c.InitDb: lambda command, seen: self.postgres.initdb(),
+        }
+
+    def carry_out(self, commands: tuple[c.Command, ...], seen: Observation) -> None:
+        """All of ``commands``, as far as they succeed."""
+        for command in commands:
+            kind = type(command).__name__
+            if command.job:
+                job = self._jobs[type(command)]
+                self.worker.begin(kind, command.reason, lambda job=job, command=command: job(command, seen))  # type: ignore[misc]
+                continue
+            begun = time.monotonic()
+            try:
+                self._quick[type(command)](command, seen)
+            except (Failed, EtcdError, PostgresError, AddressError, arp.ArpError, OSError) as error:
+                log.warning("%s failed: %s (%s)", kind, error, command.reason)
+                self.memory.note(kind, command.reason, time.monotonic() - begun, str(error))
+                return
+            if not isinstance(command, QUIET) or (isinstance(command, c.HoldAddress) and command.take):
+                log.info("%s: %s", kind, command.reason)
+                self.memory.note(kind, command.reason, time.monotonic() - begun, "done")
+
+    # ---- the leader key
+
+    def _write_key(
+        self, key: LeaderKey, expect: int, also: tuple[Put | Delete, ...] = (), more: tuple[Compare, ...] = ()
+    ) -> float:
+        """Write the key if it is unchanged; the clock from before the request, where a lease may begin."""
+        unchanged = Compare.mod_revision("leader", expect) if expect else Compare.absent("leader")
+        # Numbered, so that no two writes are alike: what stands there after a lost answer tells whether it is this one.
+        self._beat = max(self._beat + 1, key.beat)
+        value = codec.dump(dataclasses.replace(key, beat=self._beat))
+        sent_at = time.monotonic()
+        result = self.etcd.txn([unchanged, *more], [Put("leader", value), *also])
+        if result.succeeded:
+            return sent_at
+        if not result.doubtful:
+            self.memory.lease = (
+                None if self.memory.lease and self.memory.lease.epoch != key.epoch else self.memory.lease
+            )
+        elif (found := self.etcd.get("leader")) is not None and found.value == value:
+            return sent_at  # it lost against its own first attempt, whose answer came too late
+        raise Failed("etcd has changed since it was read: looking again")
+
+    def _renew(self, command: c.Renew, seen: Observation) -> None:
+        key = LeaderKey(self.name, command.epoch, command.state, command.timeline, command.lsn, beat=command.beat)
+        known = seen.etcd.timelines if seen.etcd else frozenset()
+        # a timeline that did not come with the epoch is written down for good: what nobody was given is nobody's log
+        also = () if command.timeline in known else (Put(f"timelines/{command.timeline}", self.name),)
+        # nor is a key that was deleted by hand written again by a leader whom another has followed meanwhile
+        latest = (Compare.absent(f"history/{command.epoch + 1}"),)
+        self.memory.lease = Lease(command.epoch, self._write_key(key, command.expect, also, latest))
+        if (
+            command.state is LeaderState.LEADING
+            and seen.etcd
+            and seen.etcd.leader
+            and seen.etcd.leader.state is not command.state
+        ):
+            log.info("now leading epoch %d on timeline %d", command.epoch, command.timeline)
+
+    def _take_key(self, command: c.TakeKey, seen: Observation) -> None:
+        lsn = seen.pg.position.lsn if seen.pg.position else 0
+        key = LeaderKey(self.name, command.epoch, LeaderState.PROMOTING, command.timeline, lsn)
+        history = _history(command.epoch, self.name, command.previous, command.cause, command.timeline)
+        unchanged = tuple(Compare.mod_revision(f"candidates/{x.name}", x.mod_revision) for x in command.compared)
+        also = (
+            Put(f"history/{command.epoch}", json.dumps(history)),
+            Delete("intent"),
+            Delete(f"candidates/{self.name}"),
+        )
+        more = (*unchanged, Compare.absent(f"history/{command.epoch}"))
+        sent_at = self._write_key(key, command.expect, also, more)
+        self.memory.standing = False
+        self.memory.handed_over = not command.compared
+        self.memory.took_at = sent_at
+        self.memory.restarts = 0
+        self.memory.lease = Lease(command.epoch, sent_at)
+
+    def _release_key(self, command: c.ReleaseKey, seen: Observation) -> None:
+        key = LeaderKey(
+            self.name, command.epoch, LeaderState.RELEASING, command.timeline, command.lsn, command.to, command.clean
+        )
+        result = json.dumps({"epoch": command.epoch, "to": command.to, "outcome": "released", "reason": command.reason})
+        self._write_key(key, command.expect, (Put("intent_result", result), Delete("intent")))
+
+    # ---- elections and agreements
+
+    def _post_candidacy(self, command: c.PostCandidacy, seen: Observation) -> None:
+        assert seen.etcd is not None
+        # Compared with the leader key: a request that hangs in a stopped etcd member must not be applied later, when
+        # the leader has come back and the receiver is connected again.
+        revision = seen.etcd.leader_revision
+        unchanged = Compare.mod_revision("leader", revision) if revision else Compare.absent("leader")
+        value = codec.dump(Candidacy(self.name, command.epoch, command.position, command.fit))
+        with self.memory.standing_lock:
+            if time.monotonic() < self.memory.promised_until:
+                raise Failed("this node has promised the leader not to stand")
+            self.memory.standing = True
+            if not self.etcd.txn([unchanged], [Put(f"candidates/{self.name}", value)]).succeeded:
+                raise Failed("the leader key has changed: looking again")
+        self.memory.asserted_at = time.monotonic()
+
+    def _withdraw_candidacy(self, command: c.WithdrawCandidacy, seen: Observation) -> None:
+        self.etcd.txn([], [Delete(f"candidates/{self.name}")])
+        self.memory.standing = False
+
+    def _clear_intent(self, command: c.ClearIntent, seen: Observation) -> None:
+        assert seen.etcd is not None and seen.etcd.intent is not None
+        result = json.dumps({"epoch": command.epoch, "to": command.to, "outcome": "refused", "reason": command.outcome})
+        unchanged = Compare.mod_revision("intent", seen.etcd.intent.mod_revision)
+        self.etcd.txn([unchanged], [Delete("intent"), Put("intent_result", result)])
+
+    def _claim_initialisation(self, command: c.ClaimInitialisation, seen: Observation) -> None:
+        free = [Compare.absent("initialiser"), Compare.absent("config"), Compare.absent("leader")]
+        if not self.etcd.txn(free, [Put("initialiser", self.name)]).succeeded:
+            raise Failed("another member creates the cluster")
+
+    def _publish_cluster(self, command: c.PublishCluster, seen: Observation) -> None:
+        key = LeaderKey(self.name, 1, LeaderState.LEADING, command.timeline)
+        history = _history(1, self.name, "", "first leader", command.timeline)
+        also = (
+            Put("config", codec.dump(ClusterConfig(command.system_id))),
+            Put("sync", codec.dump(command.sync)),
+            Put("history/1", json.dumps(history)),
+            Delete("initialiser"),
+        )
+        sent_at = self._write_key(key, 0, also, (Compare.absent("config"), Compare.value("initialiser", self.name)))
+        self.memory.lease = Lease(1, sent_at)
+
+    def _publish_sync(self, command: c.PublishSync, seen: Observation) -> None:
+        assert seen.etcd is not None
+        leads = Compare.mod_revision("leader", self._revision_now(seen))
+        rule: SyncRule = command.rule
+        if not self.etcd.txn([leads], [Put("sync", codec.dump(rule))]).succeeded:
+            raise Failed("the leader key has changed: looking again")
+
+    def _revision_now(self, seen: Observation) -> int:
+        """The leader key's revision, which a renewal earlier in this round may have moved."""
+        kv = self.etcd.get("leader")
+        if kv is None or seen.lease is None or codec.leader_key(kv).epoch != seen.lease.epoch:
+            raise Failed("this node does not lead any more")
+        return kv.mod_revision
+
+    def _ask_failsafe(self, command: c.AskFailsafe, seen: Observation) -> None:
+        asked_at = time.monotonic()
+        refusals = self.peers.ask_failsafe(command.epoch)
+        if refusals:
+            raise Failed("; ".join(refusals))
+        self.memory.lease = Lease(command.epoch, asked_at)
+
+    # ---- the virtual address
+
+    def _hold_address(self, command: c.HoldAddress, seen: Observation) -> None:
+        lease = self.memory.lease
+        if lease is None:
+            raise Failed("no lease")
+        if command.check:
+            self._check_address()
+        lifetime = math.floor(lease.sent_at + command.seconds - time.monotonic())
+        if lifetime < 1:
+            raise Failed("too little is left of the lease; the address follows the next renewal")
+        self.address.hold(lifetime)
+        if command.take:
+            arp.announce(self.settings.vip, self.settings.vip_interface, still=self.address.present)
+
+    def _check_address(self) -> None:
+        if time.monotonic() - self.memory.address_free_at < FREE_LIFE:
+            return
+        stranger = arp.who_has(self.settings.vip, self.settings.vip_interface)
+        self.memory.address_taken_by = stranger or ""
+        if stranger:
+            raise Failed(f"{stranger} answers for the VIP {self.settings.vip}: not taking it as long as it does")
+        self.memory.address_free_at = time.monotonic()
+
+    # ---- PostgreSQL, quick
+
+    def _set_role(self, upstream: str, sync_names: tuple[str, ...]) -> None:
+        self.postgres.set_role(upstream, sync_names)
+        self.worker.look()
+
+    def _slots(self, command: c.Slots, seen: Observation) -> None:
+        self.postgres.drop_slots([name for name in seen.pg.slots if name not in command.names])
+        self.postgres.ensure_slots(command.names)
+        self.worker.look()
+
+    def _kill(self) -> None:
+        self.postgres.stop("immediate", 5.0)
+
+    # ---- PostgreSQL, jobs
+
+    def _still_leads(self, command: c.Command) -> None:
+        """Once more before a primary is made: is the epoch still this node's?"""
+        kv = self.etcd.get("leader")
+        key = codec.leader_key(kv) if kv else None
+        lease = self.memory.lease
+        if key is None or lease is None or (key.name, key.epoch) != (self.name, lease.epoch):
+            raise Failed(f"not done, {key.name if key else 'nobody'} leads now: {command.reason}")
+        if time.monotonic() >= lease.sent_at + self.settings.ttl:  # stopped or paused since etcd answered
+            raise Failed(f"not done, the lease has ended: {command.reason}")
+
+    def _promote(self, command: c.Promote, seen: Observation) -> None:
+        self._still_leads(command)
+        # Beside the promotion, so that nobody has to wait for it later: no commit is acknowledged before a follower
+        # streams, and none streams without its slot.
+        self.worker.aside(self._check_address)
+        self.worker.aside(lambda: self.postgres.ensure_slots(command.sync_names))
+        self.memory.restarts += 1
+        if set(seen.pg.sync_names) != set(command.sync_names):
+            self.postgres.set_role("", command.sync_names)
+        self.postgres.promote(command.timeline, self.start_timeout)
+        if seen.pg.upstream:
+            self.worker.aside(lambda: self.postgres.set_role("", command.sync_names))
+        self.memory.restarts = 0
+
+    def _start_primary(self, command: c.StartPrimary, seen: Observation) -> None:
+        if seen.etcd is not None and seen.etcd.config is not None:
+            self._still_leads(command)
+        self.memory.restarts += 1
+        if command.kill_first:
+            self.postgres.stop("immediate", 5.0)
+        self.postgres.set_role("", command.sync_names)
+        self.postgres.start(primary=True, timeout=self.start_timeout)
+        self.memory.restarts = 0
+
+    def _start_standby(self, command: c.StartStandby, seen: Observation) -> None:
+        self.postgres.set_role(command.upstream, ())
+        self._rejoin(lambda: self.postgres.start(primary=False, timeout=self.start_timeout))
+
+    def _checkpoint(self, command: c.Checkpoint, seen: Observation) -> None:
+        self.postgres.checkpoint()
+        if command.prepares:
+            self.memory.prepared_for = command.prepares
+
+    def _rewind(self, command: c.Rewind, seen: Observation) -> None:
+        self._rejoin(lambda: self._rewind_and_start(command.upstream))
+
+    def _rewind_and_start(self, upstream: str) -> None:
+        self.postgres.stop("fast", self.start_timeout)
+        self.postgres.rewind(upstream, timeout=3600.0)
+        self.postgres.set_role(upstream, ())
+        self.postgres.start(primary=False, timeout=self.start_timeout)
+
+    def _clone(self, command: c.Clone, seen: Observation) -> None:
+        def clone() -> None:
+            self.postgres.stop("immediate", 5.0)
+            self.postgres.clone(command.upstream, timeout=24 * 3600.0)
+            self.postgres.set_role(command.upstream, ())
+            self.postgres.start(primary=False, timeout=self.start_timeout)
+
+        self._rejoin(clone)
+
+    def _rejoin(self, attempt: Callable[[], None]) -> None:
+        """One attempt to follow; failures are counted and back off, 2 s to 5 minutes."""
+        try:
+            attempt()
+        except PostgresError:
+            self.memory.failed_rejoins += 1
+            self.memory.retry_at = time.monotonic() + min(300.0, 2.0 ** min(self.memory.failed_rejoins, 9))
+            raise
+        self.memory.retry_at = 0.0
+
+
+def _history(epoch: int, leader: str, previous: str, cause: str, timeline: int) -> dict[str, Any]:
+    """A row of history/; completed with the steps once the leader leads."""
+    return {
+        "epoch": epoch,
+        "leader": leader,
+        "previous": previous,
+        "cause": cause,
+        "timeline": timeline,
+        "at": time.time(),
+    }

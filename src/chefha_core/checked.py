@@ -1,0 +1,91 @@
+"""Plain data into frozen dataclasses, with one clear sentence for every mistake.
+
+A field's type says what is expected; ``metadata`` may add ``choices``, ``least``, ``most`` and ``help``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+
+class SettingsError(ValueError):
+    """A setting is wrong; the text names the pillar path, what was found and what was expected."""
+
+
+def setting(default: Any = dataclasses.MISSING, help: str = "", **checks: Any) -> Any:
+    """A dataclass field with its explanation and its limits (``choices``, ``least``, ``most``)."""
+    metadata = {"help": help, **checks}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def build(kind: type, data: Any, path: str) -> Any:
+    """An instance of the dataclass ``kind`` from a mapping; SettingsError for a wrong name, type or value."""
+    if not isinstance(data, Mapping):
+        raise SettingsError(f"pillar {path} is {_shown(data)}; expected a mapping of settings")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    for name in data:
+        if name not in fields:
+            raise SettingsError(f"pillar {path}:{name} is not a setting; known here: {', '.join(sorted(fields))}")
+    values = {}
+    for name, field in fields.items():
+        if name in data:
+            values[name] = _value(hints[name], data[name], f"{path}:{name}", field.metadata)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise SettingsError(
+                f"pillar {path}:{name} is missing; it has no default ({field.metadata.get('help', '')})"
+            )
+    return kind(**values)
+
+
+def _value(kind: Any, value: Any, path: str, checks: Mapping[str, Any]) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return build(typing.cast(type, kind), value, path)
+    if isinstance(kind, types.UnionType) and value is None:
+        return None
+    if isinstance(kind, types.UnionType):
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    origin = typing.get_origin(kind) or kind
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(str(item) for item in value)
+    if origin is dict and isinstance(value, Mapping):
+        return dict(value)
+    if origin is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, origin) or (isinstance(value, bool) and origin is not bool):
+        raise SettingsError(f"pillar {path} is {_shown(value)}; expected {_named(origin)}")
+    _check(value, path, checks)
+    return value
+
+
+def _check(value: Any, path: str, checks: Mapping[str, Any]) -> None:
+    choices = checks.get("choices")
+    if choices and value not in choices:
+        raise SettingsError(f"pillar {path} is {_shown(value)}; expected one of {', '.join(map(str, choices))}")
+    least, most = checks.get("least"), checks.get("most")
+    if least is not None and value < least:
+        raise SettingsError(f"pillar {path} is {value}; expected at least {least}")
+    if most is not None and value > most:
+        raise SettingsError(f"pillar {path} is {value}; expected at most {most}")
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r}"[:80]
+
+
+def _named(kind: Any) -> str:
+    names = {
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        bool: "true or false",
+        dict: "a mapping",
+        tuple: "a list",
+    }
+    return names.get(kind, str(kind))

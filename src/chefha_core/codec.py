@@ -1,0 +1,129 @@
+"""etcd's keys and values as facts, and facts as values. All values are JSON; the layout is in docs/etcd.md."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from chefha_core.model import (
+    Candidacy,
+    ClusterConfig,
+    EtcdView,
+    Intent,
+    LeaderKey,
+    LeaderState,
+    MemberReport,
+    PgState,
+    Position,
+    SyncRule,
+)
+
+
+class KeyValue(Protocol):
+    """What codec needs of a key-value pair."""
+
+    @property
+    def value(self) -> str: ...
+    @property
+    def mod_revision(self) -> int: ...
+
+
+class Snapshot(Protocol):
+    """What codec needs of one read of the prefix; keys are relative to it."""
+
+    @property
+    def revision(self) -> int: ...
+    @property
+    def kvs(self) -> Mapping[str, Any]: ...
+
+
+class DamagedKey(ValueError):
+    """A value under the cluster's prefix is not what chefha writes."""
+
+
+def dump(fact: Any) -> str:
+    """A dataclass of ``model`` (or a mapping) as the JSON that goes into etcd; ``mod_revision`` stays out."""
+    data = dict(fact) if isinstance(fact, Mapping) else dataclasses.asdict(fact)
+    data.pop("mod_revision", None)
+    return json.dumps(data, sort_keys=True)
+
+
+def view(snapshot: Snapshot, now: float, previous: EtcdView | None = None) -> EtcdView:
+    """One read of the prefix as facts; ``previous`` carries on since when the leader key has not changed."""
+    kvs = snapshot.kvs
+    leader = _decode(kvs, "leader", leader_key)
+    revision = kvs["leader"].mod_revision if "leader" in kvs else 0
+    unchanged = previous is not None and previous.leader_revision == revision
+    history = [json.loads(kv.value) for key, kv in kvs.items() if key.startswith("history/")]
+    timelines = {int(row.get("timeline", 0)) for row in history} | {
+        int(key[10:]) for key in kvs if key.startswith("timelines/")
+    }
+    return EtcdView(
+        revision=snapshot.revision,
+        leader=leader,
+        leader_revision=revision,
+        leader_changed_at=previous.leader_changed_at if previous and unchanged else now,
+        candidates=_folder(kvs, "candidates/", candidacy),
+        members=_folder(kvs, "members/", member_report),
+        config=_decode(kvs, "config", lambda kv: ClusterConfig(**json.loads(kv.value))),
+        initialiser=kvs["initialiser"].value if "initialiser" in kvs else "",
+        sync=_decode(kvs, "sync", sync_rule),
+        intent=_decode(kvs, "intent", intent),
+        last_epoch=max([int(row.get("epoch", 0)) for row in history], default=0),
+        last_timeline=max(timelines, default=0),
+        timelines=frozenset(timelines | ({leader.timeline} if leader else set())),
+    )
+
+
+def leader_key(kv: KeyValue) -> LeaderKey:
+    """The leader key's value as a fact."""
+    data = json.loads(kv.value)
+    return LeaderKey(**{**_known(LeaderKey, data), "state": LeaderState(data["state"])})
+
+
+def candidacy(kv: KeyValue) -> Candidacy:
+    """A candidacy's value as a fact."""
+    data = json.loads(kv.value)
+    return Candidacy(data["name"], int(data["epoch"]), Position(**data["position"]), bool(data["fit"]), kv.mod_revision)
+
+
+def member_report(kv: KeyValue) -> MemberReport:
+    """A member's report of itself as a fact."""
+    data = _known(MemberReport, json.loads(kv.value))
+    position = data.get("position")
+    return MemberReport(**{**data, "pg": PgState(data["pg"]), "position": Position(**position) if position else None})
+
+
+def sync_rule(kv: KeyValue) -> SyncRule:
+    """The rule for acknowledgements and elections as a fact."""
+    data = json.loads(kv.value)
+    return SyncRule(tuple(data["voters"]), int(data["numsync"]), int(data["quorum"]))
+
+
+def intent(kv: KeyValue) -> Intent:
+    """A hand-over asked for, as a fact."""
+    data = json.loads(kv.value)
+    return Intent(data["to"], data["by"], int(data["epoch"]), kv.mod_revision)
+
+
+def _known(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Only the fields that ``kind`` has: a newer version may write more."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in data.items() if name in names}
+
+
+def _decode(kvs: Mapping[str, Any], key: str, decoder: Any) -> Any:
+    if key not in kvs:
+        return None
+    try:
+        return decoder(kvs[key])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedKey(
+            f"etcd key {key} holds {kvs[key].value[:80]!r}, which chefha did not write ({error}); delete it by hand"
+        ) from error
+
+
+def _folder(kvs: Mapping[str, Any], folder: str, decoder: Any) -> dict[str, Any]:
+    return {key[len(folder) :]: _decode(kvs, key, decoder) for key in kvs if key.startswith(folder)}

@@ -1,0 +1,47 @@
+"""What every member needs before the services: packages, certificates, the checked settings."""
+
+from __future__ import annotations
+
+import json
+
+from chefha_core.layout.wish import CONFIG, DATA, Wish, folder, masked, text_file
+from chefha_core.settings import SETTINGS_FILE, Settings
+
+CREATE_CLUSTER = "/etc/postgresql-common/createcluster.conf"
+
+
+def settings_files(settings: Settings, name: str) -> list[Wish]:
+    """The checked pillar, for leaderl, the beacon and the verbs."""
+    tree = json.dumps(settings.to_dict(), indent=2, sort_keys=True)
+    return [folder(CONFIG), text_file(str(SETTINGS_FILE), tree, mode="0600", secret=True)]
+
+
+def packages(settings: Settings, name: str) -> list[Wish]:
+    """Debian's packages, none of whose own services may start: first masked, then installed."""
+    version = settings.postgresql.version
+    wanted = [f"postgresql-{version}", f"postgresql-client-{version}", "iproute2"]
+    masks = [masked("postgresql.service")]
+    if not settings.etcd_endpoints:
+        wanted += ["etcd-server", "etcd-client"]
+        masks.append(masked("etcd.service"))
+    return [
+        folder("/etc/postgresql-common"),
+        text_file(CREATE_CLUSTER, "create_main_cluster = false\n"),
+        *masks,
+        Wish("pkg.installed", {"name": "chefha", "pkgs": wanted, "refresh": None, "install_recommends": False}),
+        folder(DATA),
+    ]
+
+
+def tls_files(settings: Settings, name: str) -> list[Wish]:
+    """The certificates; the key once per user that reads it (root reads both)."""
+    tls = settings.tls
+    if not tls.enabled:
+        return []
+    keys = {"server.key": "postgres"} | ({} if settings.etcd_endpoints else {"etcd.key": "etcd"})
+    return [
+        folder(tls.directory),
+        text_file(f"{tls.directory}/ca.crt", tls.ca),
+        text_file(f"{tls.directory}/server.crt", tls.certificate),
+        *(text_file(f"{tls.directory}/{file}", tls.key, user, "0600", secret=True) for file, user in keys.items()),
+    ]

@@ -1,0 +1,27 @@
+"""PostgreSQL on a member: files, unit, folders. It is leaderl who starts it, never systemd at boot, never Salt."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from chefha_core.layout import postgres_files
+from chefha_core.layout.wish import CONFIG, Wish, folder, reloaded, stopped, text_file, unit_file
+from chefha_core.settings import Settings
+
+UNIT = "chefha-postgresql.service"
+FILES = f"{CONFIG}/postgresql"
+
+
+def postgresql(settings: Settings, name: str) -> list[Wish]:
+    """Everything PostgreSQL needs to be started by leaderl."""
+    own, private = "postgres", "0600"
+    return [
+        stopped("postgresql.service"),
+        folder(str(PurePosixPath(settings.postgresql.data_dir).parent), own, "0700"),
+        folder(FILES, own, "0700"),
+        text_file(f"{FILES}/postgresql.conf", postgres_files.postgresql_conf(settings, name), own, private),
+        text_file(f"{FILES}/pg_hba.conf", postgres_files.pg_hba_conf(settings), own, private),
+        text_file(f"{FILES}/pg_ident.conf", postgres_files.pg_ident_conf(), own, private),
+        unit_file(UNIT, postgres_files.unit_text(settings)),
+        reloaded(UNIT),
+    ]

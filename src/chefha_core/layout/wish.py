@@ -1,0 +1,62 @@
+"""What a layout asks for: calls of Salt's own states, as data. `_states/chefha.py` carries them out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+CONFIG = "/etc/chefha"
+DATA = "/var/lib/chefha"
+UNITS = "/etc/systemd/system"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One call of a Salt state.
+
+    ``restart`` names a unit to restart if an earlier wish of the layout changed something; a wish with
+    ``after_change`` is carried out only then.
+    """
+
+    state: str
+    arguments: Mapping[str, Any]
+    restart: str = ""
+    after_change: bool = False
+
+
+def text_file(path: str, text: str, owner: str = "root", mode: str = "0644", secret: bool = False) -> Wish:
+    """A file with exactly this text; a secret one shows no differences."""
+    arguments = {"name": path, "contents": text.rstrip("\n"), "user": owner, "group": owner, "mode": mode}
+    return Wish("file.managed", {**arguments, "show_changes": not secret})
+
+
+def folder(path: str, owner: str = "root", mode: str = "0755") -> Wish:
+    """A folder; what is inside keeps its owners."""
+    return Wish("file.directory", {"name": path, "user": owner, "group": owner, "mode": mode, "makedirs": True})
+
+
+def unit_file(name: str, text: str) -> Wish:
+    """A systemd unit of our own."""
+    return text_file(f"{UNITS}/{name}", text)
+
+
+def masked(unit: str) -> Wish:
+    """What `systemctl mask` does, also before the package that brings the unit is there."""
+    return Wish("file.symlink", {"name": f"{UNITS}/{unit}", "target": "/dev/null", "force": True})
+
+
+def running(unit: str) -> Wish:
+    """Started now and at boot, restarted when its files changed."""
+    return Wish("service.running", {"name": unit, "enable": True}, restart=unit)
+
+
+def stopped(unit: str) -> Wish:
+    """Stopped now."""
+    return Wish("service.dead", {"name": unit})
+
+
+def reloaded(unit: str) -> Wish:
+    """Asked to read its changed files, if it runs."""
+    command = f"if systemctl is-active --quiet {unit}; then systemctl reload {unit}; fi"
+    return Wish("cmd.run", {"name": command}, after_change=True)

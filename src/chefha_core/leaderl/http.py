@@ -1,0 +1,139 @@
+"""What leaderl serves: to everybody on 7331, and to root on a unix socket.
+
+7331: ``GET /leader`` is 200 on the leader and 503 elsewhere, ``/status`` and ``/metrics`` tell more, ``POST /ask``
+answers signed questions of the other members. Socket: ``GET /status``, ``POST /converge``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import socketserver
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Protocol
+
+from chefha_core.parts.signing import ForgedMessage, open_question, sign
+
+log = logging.getLogger(__name__)
+
+SOCKET = Path("/run/chefha/leaderl.sock")
+#: bytes of a request body that are read at the most
+MOST = 65536
+
+
+class Service(Protocol):
+    """What the server asks of leaderl."""
+
+    token: str
+
+    def leading(self) -> int: ...
+    def status(self) -> dict[str, Any]: ...
+    def metrics(self) -> str: ...
+    def answer(self, question: dict[str, Any]) -> dict[str, Any]: ...
+    def converge(self, epoch: int, timeout: float) -> dict[str, Any]: ...
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = 5.0  # seconds a client may take to send its request
+    server_version = "leaderl"
+    sys_version = ""
+    service: Service
+    local = False
+
+    def do_GET(self) -> None:
+        if self.path == "/leader":
+            epoch = self.service.leading()
+            self._send(200 if epoch else 503, {"leader": bool(epoch), "epoch": epoch})
+        elif self.path == "/status":
+            self._send(200, self.service.status())
+        elif self.path == "/metrics":
+            self._send(200, self.service.metrics())
+        else:
+            self._send(404, {"error": "there are /leader, /status and /metrics"})
+
+    def do_POST(self) -> None:
+        length = min(int(self.headers.get("Content-Length") or 0), MOST)
+        raw = self.rfile.read(length)
+        if self.path == "/ask" and not self.local:
+            self._answer(raw)
+        elif self.path == "/converge" and self.local:
+            self._converge(raw)
+        else:
+            self._send(404, {"error": "no such question"})
+
+    def _answer(self, raw: bytes) -> None:
+        try:
+            question, nonce = open_question(self.service.token, raw)
+        except ForgedMessage as error:
+            self._send(403, {"error": str(error)})
+            return
+        answer = self.service.answer(question)
+        self._send(200, sign(self.service.token, answer, nonce=nonce))
+
+    def _converge(self, raw: bytes) -> None:
+        try:
+            wish = json.loads(raw or b"{}")
+            epoch, timeout = int(wish.get("epoch", 0)), float(wish.get("timeout", 30.0))
+        except (ValueError, TypeError, AttributeError):
+            self._send(400, {"error": 'expected {"epoch": number, "timeout": seconds}'})
+            return
+        self._send(200, self.service.converge(epoch, min(timeout, 600.0)))
+
+    def _send(self, code: int, body: dict[str, Any] | bytes | str) -> None:
+        data = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "text/plain; version=0.0.4" if isinstance(body, str) else "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(data)
+        self.close_connection = True
+
+    def address_string(self) -> str:
+        return "local" if self.local else str(self.client_address[0])
+
+    def log_message(self, format: str, *args: Any) -> None:
+        log.debug("%s %s", self.address_string(), format % args)
+
+
+class _TcpServer(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+
+class _SocketServer(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+
+
+def serve(service: Service, address: str, port: int, path: Path = SOCKET) -> list[socketserver.BaseServer]:
+    """Start both servers in threads of their own; OSError if an address is taken."""
+    tcp = _TcpServer((address, port), type("Handler", (_Handler,), {"service": service}))
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    mask = os.umask(0o177)
+    try:
+        local = _SocketServer(str(path), type("LocalHandler", (_Handler,), {"service": service, "local": True}))
+    finally:
+        os.umask(mask)
+    for server in (tcp, local):
+        threading.Thread(target=server.serve_forever, name="chefha-http", daemon=True).start()
+    return [tcp, local]
+
+
+def ask_local(
+    method: str, path: str, body: dict[str, Any] | None = None, timeout: float = 5.0, at: Path = SOCKET
+) -> dict[str, Any]:
+    """One question to this node's leaderl; OSError if it does not run, TimeoutError if it does not answer in time."""
+    data = json.dumps(body or {}).encode()
+    head = f"{method} {path} HTTP/1.1\r\nHost: local\r\nContent-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout)
+        connection.connect(str(at))
+        connection.sendall(head.encode() + data)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    return dict(json.loads(answer.split(b"\r\n\r\n", 1)[1]))

@@ -1,0 +1,287 @@
+"""leaderl's loop: observe, plan, act, and again when a bell rings or the plan says so."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any
+
+from chefha_core import __version__, codec
+from chefha_core.act import QUIET, Actor
+from chefha_core.leaderl.memory import Memory
+from chefha_core.leaderl.peers import Peers
+from chefha_core.leaderl.report import Reporter, changed
+from chefha_core.leaderl.worker import Worker
+from chefha_core.model import LeaderState, MemberReport, Observation, PgFacts, PgState
+from chefha_core.observe import observe
+from chefha_core.parts.address import Address
+from chefha_core.parts.etcd import Compare, EtcdError, Put
+from chefha_core.parts.etcd_watch import Doorbell
+from chefha_core.parts.postgres import Postgres
+from chefha_core.parts.postgres_monitor import PostgresMonitor
+from chefha_core.plan import plan
+from chefha_core.plan.commands import Command, Plan
+from chefha_core.plan.fence import failsafe_answer
+from chefha_core.plan.policy import policy
+from chefha_core.settings import GRACE, Settings
+from chefha_core.verbs.reach import etcd_client
+
+log = logging.getLogger(__name__)
+
+#: keys whose change is worth a look at once; renewals and reports are not
+RINGS = ("candidates/", "intent", "config", "initialiser", "sync")
+#: seconds by which CLOCK_BOOTTIME may move on without CLOCK_MONOTONIC before the machine counts as paused
+PAUSE = 0.5
+
+
+class Leaderl:
+    """One node's leaderl: its parts, its memory and its threads."""
+
+    def __init__(self, settings: Settings, name: str, postgres: Postgres) -> None:
+        self.settings, self.name, self.postgres = settings, name, postgres
+        self.policy = policy(settings)
+        self.times = self.policy.times
+        self.token = settings.secrets.token
+        self.memory = Memory()
+        self.etcd = etcd_client(settings, name, settings.request_timeout)
+        self.address = Address(settings.vip, settings.vip_interface)
+        self.monitor = PostgresMonitor(postgres, self.times.interval, on_change=lambda facts: self.memory.bell.set())
+        self.peers = Peers(settings, name, self.memory, self.times.probe_deadline)
+        self.worker = Worker(self.memory, self.monitor.look)
+        self.actor = Actor(settings, name, self.etcd, postgres, self.address, self.peers, self.memory, self.worker)
+        life = int(max(5, 2 * settings.ttl))
+        self.reporter = Reporter(
+            etcd_client(settings, name, settings.request_timeout), name, self.report, self.times.interval, life
+        )
+        self.doorbell = Doorbell(
+            etcd_client(settings, name, settings.request_timeout),
+            self._heard,
+            on_gap=self.memory.bell.set,
+            idle=max(5.0, 2 * settings.ttl),
+        )
+        self._slept = _suspended()
+        self._told: tuple[str, str] = ("", "")
+        self._reported: MemberReport | None = None
+        self._recorded = 0
+        self._acted: tuple[Command, ...] = ()
+
+    # ---- the loop
+
+    def run(self) -> None:
+        """Rounds for ever."""
+        self.monitor.look()  # no round may take "not looked yet" for an empty data directory
+        self.monitor.start()
+        self.doorbell.start()
+        self.reporter.start()
+        while True:
+            decided = self.round()
+            self.memory.bell.wait(max(0.002, decided.wake_at - time.monotonic()))
+            self.memory.bell.clear()
+
+    def round(self) -> Plan:
+        """One round; never raises for what can happen to a node."""
+        seen = self._observe()
+        decided = plan(seen, self.policy)
+        if (decided.role, decided.reason) != self._told:
+            log.info("%s: %s", decided.role, decided.reason)
+            self._told = (decided.role, decided.reason)
+        self.memory.role, self.memory.reason = decided.role, decided.reason
+        self.actor.carry_out(decided.commands, seen)
+        self._after(seen)
+        acted = tuple(command for command in decided.commands if not isinstance(command, QUIET))
+        if acted and acted != self._acted:
+            self.memory.bell.set()  # something changed: look at once, but not again and again at the same
+        self._acted = acted
+        return decided
+
+    def _observe(self) -> Observation:
+        slept = _suspended()
+        paused, self._slept = slept - self._slept > PAUSE, slept
+        if paused:
+            self.memory.lease = None
+        job = self.memory.job  # before the facts: a job that is over has had PostgreSQL looked at
+        facts: PgFacts = self.monitor.facts
+        self.monitor.history_from = self._upstream()
+        if facts.streaming:
+            self.memory.failed_rejoins = 0
+        return observe(self.name, self.etcd, self.address, facts, self.memory, job, paused, failover=True)
+
+    def _upstream(self) -> str:
+        """Whose timeline history the monitor should read while this node does not stream."""
+        view = self.memory.last_view
+        leader = view.leader.name if view and view.leader else ""
+        return "" if leader in ("", self.name) else self.settings.members.get(leader, "")
+
+    def _after(self, seen: Observation) -> None:
+        report = self.report()
+        if changed(self._reported, report):
+            self._reported = report
+            self.reporter.bell.set()
+        key = seen.etcd.leader if seen.etcd else None
+        if (
+            key
+            and key.name == self.name
+            and key.state is LeaderState.LEADING
+            and seen.address
+            and self._recorded != key.epoch
+        ):
+            self._recorded = key.epoch
+            self._record(key.epoch)
+        with self.memory.round_done:
+            self.memory.round_done.notify_all()
+
+    def _record(self, epoch: int) -> None:
+        """Complete history/EPOCH with what the take-over consisted of."""
+        try:
+            kv = self.etcd.get(f"history/{epoch}")
+            if kv is None or not self.memory.took_at:
+                return
+            row = {
+                **json.loads(kv.value),
+                "steps": self._steps(epoch),
+                "seconds": round(time.monotonic() - self.memory.took_at, 3),
+            }
+            self.etcd.txn(
+                [Compare.mod_revision(f"history/{epoch}", kv.mod_revision)], [Put(f"history/{epoch}", json.dumps(row))]
+            )
+        except EtcdError as error:
+            log.warning("history/%d not completed: %s", epoch, error)
+
+    def _heard(self, key: str, kind: str, value: str | None, revision: int, at: float) -> None:
+        """An event from etcd: when did the key change, and is it worth a look at once?"""
+        if key == "leader":
+            self.memory.heard = (revision, at)
+            known = self.memory.view.leader if self.memory.view else None
+            data = json.loads(value) if value else {}
+            if known is None or (data.get("epoch"), data.get("state")) != (known.epoch, known.state.value):
+                if data.get("state") == LeaderState.RELEASING.value:
+                    self.monitor.look()  # what arrived last decides who may take over
+                self.memory.bell.set()
+        elif key.startswith(RINGS):
+            self.memory.bell.set()
+
+    # ---- what others see
+
+    def report(self) -> MemberReport:
+        """What this member says of itself in etcd."""
+        facts = self.monitor.facts
+        return MemberReport(
+            name=self.name,
+            address=self.settings.members[self.name],
+            pg=facts.state,
+            role=self.memory.role,
+            position=facts.position,
+            streaming=facts.streaming,
+            checkpoint_timeline=facts.checkpoint_timeline,
+            system_id=facts.system_id,
+            reason=self.memory.reason,
+            version=__version__,
+            vip=self.address.present(),
+        )
+
+    def leading(self) -> int:
+        """The epoch that this node leads now as a writable primary, 0 if none: what GET /leader asks."""
+        return self.memory.leads(self.settings.ttl) if self.monitor.facts.state is PgState.PRIMARY else 0
+
+    def status(self) -> dict[str, Any]:
+        """Everything about this node as plain data, without secrets."""
+        view = self.memory.view or self.memory.last_view
+        key = view.leader if view else None
+        return {
+            **json.loads(codec.dump(self.report())),
+            "cluster": self.settings.cluster,
+            "leader": key.name if key else "",
+            "epoch": key.epoch if key else 0,
+            "etcd": self.memory.view is not None,
+            "job": self.memory.job,
+            "streaming_from_here": list(self.monitor.facts.standbys),
+            "problem": self.monitor.facts.problem,
+            "steps": self._steps(key.epoch if key else 0),
+        }
+
+    def metrics(self) -> str:
+        """The same for Prometheus."""
+        status, facts = self.status(), self.monitor.facts
+        rows = {
+            "chefha_leader": int(bool(self.leading())),
+            "chefha_epoch": status["epoch"],
+            "chefha_vip": int(status["vip"]),
+            "chefha_etcd_quorum": int(status["etcd"]),
+            "chefha_streaming": int(facts.streaming),
+            "chefha_timeline": facts.position.timeline if facts.position else 0,
+            "chefha_wal_position_bytes": facts.position.lsn if facts.position else 0,
+            "chefha_failed_rejoins": self.memory.failed_rejoins,
+        }
+        return "".join(f"{name} {value}\n" for name, value in rows.items())
+
+    def answer(self, question: dict[str, Any]) -> dict[str, Any]:
+        """To another member's signed question."""
+        if question.get("question") == "leads":
+            return {"epoch": self.memory.leads(self.settings.ttl)}
+        if question.get("question") != "failsafe":
+            return {"agreed": False, "reason": f"{self.name} does not know the question"}
+        return self._promise(str(question.get("leader")), int(question.get("epoch", 0)))
+
+    def _promise(self, leader: str, epoch: int) -> dict[str, Any]:
+        """Agree that ``leader`` goes on without etcd, and not to stand for election for as long, or say why not."""
+        memory = self.memory
+        if not memory.standing_lock.acquire(timeout=self.times.probe_deadline / 2):
+            return {"agreed": False, "reason": f"{self.name} is standing for election"}
+        try:
+            reason = failsafe_answer(memory.view, memory.last_view, self.name, leader, epoch)
+            if memory.standing:
+                reason = reason or f"{self.name} stands for election"
+            if not reason:
+                memory.promised_until = time.monotonic() + self.settings.ttl + GRACE
+        finally:
+            memory.standing_lock.release()
+        return {"agreed": not reason, "reason": reason}
+
+    # ---- what Salt asks for
+
+    def converge(self, epoch: int, timeout: float) -> dict[str, Any]:
+        """Act now for ``epoch`` (0: the present one), and wait until this node is what etcd says it is."""
+        deadline = time.monotonic() + timeout
+        while True:
+            view = self.memory.view
+            now_epoch = view.leader.epoch if view and view.leader else 0
+            if epoch and now_epoch > epoch:
+                return self._converged(f"epoch {epoch} is over, {now_epoch} is the present one: nothing done", True)
+            if now_epoch and now_epoch >= epoch and self.memory.asked_to_converge < now_epoch:
+                self.memory.asked_to_converge = now_epoch
+                self.memory.bell.set()
+            if now_epoch and now_epoch >= epoch and self._in_role():
+                return self._converged(self.memory.reason, True)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return self._converged(f"not converged within {timeout:g} s: {self.memory.reason}", False)
+            with self.memory.round_done:
+                self.memory.round_done.wait(min(left, 0.2))
+
+    def _in_role(self) -> bool:
+        view, facts = self.memory.view, self.monitor.facts
+        if view is None or view.leader is None or self.memory.job:
+            return False
+        if view.leader.name == self.name:
+            return (
+                view.leader.state is LeaderState.LEADING and facts.state is PgState.PRIMARY and self.address.present()
+            )
+        upstream = self.settings.members.get(view.leader.name, "")
+        return facts.state is PgState.STANDBY and facts.streaming and facts.upstream == upstream
+
+    def _converged(self, reason: str, converged: bool) -> dict[str, Any]:
+        view = self.memory.view
+        epoch = view.leader.epoch if view and view.leader else 0
+        return {
+            "epoch": epoch, "leader": view.leader.name if view and view.leader else "", "role": self.memory.role,
+            "reason": reason, "converged": converged, "steps": self._steps(epoch),
+        }  # fmt: skip
+
+    def _steps(self, epoch: int) -> list[dict[str, Any]]:
+        return [step.row() for step in list(self.memory.steps) if step.epoch == epoch][-30:]
+
+
+def _suspended() -> float:
+    """Seconds for which the machine has been suspended since it booted."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()

@@ -1,0 +1,82 @@
+"""What leaderl remembers between rounds. All of it is lost with the process, and the planner is safe without it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from chefha_core.model import EtcdView, Lease, Probe
+
+#: seconds for which the leader's answer to a direct question counts
+PROBE_LIFE = 1.0
+
+
+@dataclass
+class Step:
+    """One command carried out, for people: what, why, how long, and how it ended."""
+
+    epoch: int
+    step: str
+    reason: str
+    seconds: float
+    outcome: str
+
+    def row(self) -> dict[str, Any]:
+        """As plain data."""
+        return {"step": self.step, "reason": self.reason, "seconds": round(self.seconds, 3), "outcome": self.outcome}
+
+
+@dataclass
+class Memory:
+    """Shared by the loop and the threads around it; single attributes are written atomically."""
+
+    lease: Lease | None = None
+    view: EtcdView | None = None
+    last_view: EtcdView | None = None
+    #: revision of the leader key -> own clock when its event arrived, of the newest event only
+    heard: tuple[int, float] = (0, 0.0)
+    probe: tuple[Probe, float] = (Probe.UNKNOWN, 0.0)
+    promised_until: float = 0.0
+    #: from the attempt to post a candidacy until it is withdrawn: then nothing is promised to the leader
+    standing: bool = False
+    #: held while a candidacy is posted and while a promise is made, so that never both happen
+    standing_lock: threading.Lock = field(default_factory=threading.Lock)
+    job: str = ""
+    retry_at: float = 0.0
+    failed_rejoins: int = 0
+    asked_to_converge: int = 0
+    took_at: float = 0.0
+    handed_over: bool = False
+    asserted_at: float = 0.0
+    prepared_for: int = 0
+    restarts: int = 0
+    address_taken_by: str = ""
+    #: own clock when nobody answered for the VIP
+    address_free_at: float = 0.0
+    unfit: str = ""
+    role: str = "waiting_for_leader"
+    reason: str = "leaderl has just started"
+    steps: deque[Step] = field(default_factory=lambda: deque(maxlen=200))
+    #: set to make the loop look at once
+    bell: threading.Event = field(default_factory=threading.Event)
+    #: notified after every round
+    round_done: threading.Condition = field(default_factory=threading.Condition)
+
+    def probed(self, now: float) -> Probe:
+        """The leader's last answer, if it is recent."""
+        answer, at = self.probe
+        return answer if now - at <= PROBE_LIFE else Probe.UNKNOWN
+
+    def leads(self, ttl: float) -> int:
+        """The epoch that this node leads by its own clock, 0 if none."""
+        lease = self.lease
+        return lease.epoch if lease is not None and time.monotonic() < lease.sent_at + ttl else 0
+
+    def note(self, step: str, reason: str, seconds: float, outcome: str) -> None:
+        """Remember what was done, for the answer to ``converge`` and for the history."""
+        view = self.view or self.last_view
+        epoch = view.leader.epoch if view and view.leader else 0
+        self.steps.append(Step(epoch, step, reason, seconds, outcome))

@@ -1,0 +1,70 @@
+"""Direct questions from one leaderl to another, past etcd: do you lead; may I go on leading without etcd.
+
+Signed with the cluster's token both ways (parts/signing.py): a forged yes could make two leaders.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import urllib3
+
+from chefha_core.leaderl.memory import Memory
+from chefha_core.model import Probe
+from chefha_core.parts.signing import ForgedMessage, new_nonce, open_signed, sign
+from chefha_core.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Peers:
+    """The other members' leaderl."""
+
+    def __init__(self, settings: Settings, name: str, memory: Memory, deadline: float) -> None:
+        self.settings, self.name, self.memory, self.deadline = settings, name, memory, deadline
+        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="chefha-peer")
+        self._asking = threading.Lock()
+
+    def ask_leader(self, leader: str) -> None:
+        """Ask ``leader`` in the background whether it leads; ``memory.probe`` gets the answer."""
+        if self._asking.acquire(blocking=False):
+            self._pool.submit(self._probe, leader)
+
+    def _probe(self, leader: str) -> None:
+        try:
+            try:
+                leads = bool(self._ask(leader, {"question": "leads"}).get("epoch"))
+                answer = Probe.LEADS if leads else Probe.DENIES
+            except (urllib3.exceptions.HTTPError, ForgedMessage, OSError) as error:
+                log.info("asked %s whether it leads: %s", leader, error)
+                answer = Probe.SILENT
+            self.memory.probe = (answer, time.monotonic())
+            self.memory.bell.set()
+        finally:
+            self._asking.release()
+
+    def ask_failsafe(self, epoch: int) -> list[str]:
+        """Ask every other member at once whether this node may go on leading; who refused, and why."""
+        others = [name for name in self.settings.members if name != self.name]
+        return [refusal for refusal in self._pool.map(lambda name: self._failsafe(name, epoch), others) if refusal]
+
+    def _failsafe(self, name: str, epoch: int) -> str:
+        try:
+            answer = self._ask(name, {"question": "failsafe", "leader": self.name, "epoch": epoch})
+        except (urllib3.exceptions.HTTPError, ForgedMessage, OSError) as error:
+            return f"{name} does not answer ({type(error).__name__})"
+        return "" if answer.get("agreed") is True else str(answer.get("reason") or f"{name} refuses")
+
+    def _ask(self, name: str, question: dict[str, object]) -> dict[str, object]:
+        nonce = new_nonce()
+        token = self.settings.secrets.token
+        url = f"http://{self.settings.members[name]}:{self.settings.leaderl.http_port}/ask"
+        # A connection per question: a kept one could lead to a machine that is no longer there.
+        with urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(total=self.deadline)) as pool:
+            answer = pool.request("POST", url, body=sign(token, question, nonce=nonce))
+        if answer.status != 200:
+            raise ForgedMessage(f"{name} answered {answer.status}")
+        return dict(open_signed(token, answer.data, expected_nonce=nonce))

@@ -1,0 +1,67 @@
+"""All reading, once a round, into one frozen Observation. Changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+
+from chefha_core import codec
+from chefha_core.leaderl.memory import Memory
+from chefha_core.model import EtcdView, Observation, PgFacts
+from chefha_core.parts.address import Address
+from chefha_core.parts.etcd import EtcdClient, EtcdError
+
+log = logging.getLogger(__name__)
+
+
+def read_etcd(etcd: EtcdClient, memory: Memory) -> EtcdView | None:
+    """One linearizable read of the whole prefix; None, with a line in the log, without a quorum."""
+    try:
+        snapshot = etcd.range()
+    except EtcdError as error:
+        if memory.view is not None:
+            log.warning("etcd does not answer: %s", error)
+        return None
+    if memory.view is None and memory.last_view is not None:
+        log.info("etcd answers again")
+    now = time.monotonic()
+    view = codec.view(snapshot, now, memory.last_view)
+    revision, heard_at = memory.heard
+    if revision == view.leader_revision and heard_at < view.leader_changed_at:
+        view = dataclasses.replace(view, leader_changed_at=heard_at)
+    return view
+
+
+def observe(
+    name: str, etcd: EtcdClient, address: Address, pg: PgFacts, memory: Memory, job: str, paused: bool, failover: bool
+) -> Observation:
+    """What this node knows now; ``pg`` is the monitor's latest look."""
+    view = read_etcd(etcd, memory)
+    memory.view = view
+    memory.last_view = view or memory.last_view
+    now = time.monotonic()
+    return Observation(
+        now=now,
+        name=name,
+        etcd=view,
+        pg=pg,
+        last_etcd=memory.last_view,
+        lease=memory.lease,
+        address=address.present(),
+        address_taken_by=memory.address_taken_by,
+        probe=memory.probed(now),
+        promised_until=memory.promised_until,
+        paused=paused,
+        job=job,
+        retry_at=memory.retry_at,
+        failed_rejoins=memory.failed_rejoins,
+        asked_to_converge=memory.asked_to_converge,
+        took_at=memory.took_at,
+        handed_over=memory.handed_over,
+        asserted_at=memory.asserted_at,
+        prepared_for=memory.prepared_for,
+        restarts=memory.restarts,
+        unfit=memory.unfit,
+        failover=failover,
+    )

@@ -1,0 +1,137 @@
+"""Who takes over when nobody leads.
+
+A candidate first cuts its WAL receiver, so that a half-dead leader gets no more acknowledgements from it, then says
+in etcd where its log ends. When enough have said so, the most advanced of them, and only that one, takes the key in
+one transaction over all that it compared. The receiver is connected again only after the candidacy is deleted.
+"""
+
+from __future__ import annotations
+
+from chefha_core.model import Candidacy, EtcdView, LeaderKey, LeaderState, Observation, PgState, Probe
+from chefha_core.plan.commands import AskLeader, Command, CutReceiver, Plan, PostCandidacy, StartStandby, TakeKey
+from chefha_core.plan.facts import key_age, look_again, next_timeline, why_leader_stands, why_nobodys_log
+from chefha_core.plan.policy import Policy
+
+
+def elect(seen: Observation, policy: Policy) -> Plan | None:
+    """The next step of an election; None while the leader stands."""
+    etcd, times = seen.etcd, policy.times
+    assert etcd is not None
+    stands = why_leader_stands(seen, policy)
+    if stands and not _suspicious(seen, policy):
+        return None
+    commands, reason = _step(seen, etcd, policy) if not stands else (_ask(seen, etcd, policy), stands)
+    return look_again(seen, policy, commands, "waiting_for_leader", reason, seen.now + min(0.1, times.interval))
+
+
+def _suspicious(seen: Observation, policy: Policy) -> bool:
+    assert seen.etcd is not None
+    key = seen.etcd.leader
+    released = key is not None and key.state is LeaderState.RELEASING
+    return not released and key_age(seen) >= policy.times.ask_leader_after
+
+
+def _ask(seen: Observation, etcd: EtcdView, policy: Policy) -> list[Command]:
+    if etcd.leader is None or seen.probe is Probe.SILENT or seen.probe is Probe.DENIES:
+        return []
+    return [AskLeader("its key gets stale", etcd.leader.name)]
+
+
+def _step(seen: Observation, etcd: EtcdView, policy: Policy) -> tuple[list[Command], str]:
+    """Nobody leads: what this node does about it."""
+    pg, key = seen.pg, etcd.leader
+    if etcd.config is not None and not etcd.config.failover:
+        return [], "nobody leads, but failover is switched off for the cluster"
+    if seen.job:
+        return [], f"nobody leads; busy: {seen.job}"
+    if pg.state is PgState.STOPPED and not pg.damaged:
+        if seen.now < seen.retry_at:
+            return [], f"nobody leads; PostgreSQL does not start: {pg.problem}"
+        return [
+            StartStandby("nobody leads: see where its log ends", "")
+        ], "nobody leads; starting PostgreSQL to stand for election"
+    if pg.state is not PgState.STANDBY or pg.position is None:
+        return [], f"nobody leads; PostgreSQL here is {pg.state} and cannot assert anything"
+    foreign = why_nobodys_log(etcd, pg.position)
+    if foreign:
+        return [], f"nobody leads; this log does not count: {foreign}"
+    if key is not None and key.clean and key.to in ("", seen.name) and _has_it_all(seen, key):
+        return [_take(seen, etcd, (), f"{key.name} handed over")], "taking over what was handed over"
+    return _stand(seen, etcd, policy)
+
+
+def _stand(seen: Observation, etcd: EtcdView, policy: Policy) -> tuple[list[Command], str]:
+    """This node's PostgreSQL answers as a standby: cut its receiver, say where it stands, count."""
+    pg = seen.pg
+    assert pg.position is not None
+    if pg.upstream or pg.receiver:
+        return [CutReceiver("nobody leads: acknowledge nothing more")], "standing for election"
+    if pg.replaying:
+        return [], "replaying what was received before it stands for election"
+    own = etcd.candidates.get(seen.name)
+    fit = not why_unfit(seen)
+    epoch = _epoch(etcd)
+    if own is None or (own.epoch, own.position, own.fit) != (epoch, pg.position, fit):
+        return [PostCandidacy("its log ends here", epoch, pg.position, fit)], "standing for election"
+    return _count(seen, etcd, policy)
+
+
+def _count(seen: Observation, etcd: EtcdView, policy: Policy) -> tuple[list[Command], str]:
+    """This node stands: is it the one?"""
+    rule = etcd.sync or policy.sync_rule
+    epoch = _epoch(etcd)
+    current = [c for c in etcd.candidates.values() if c.epoch == epoch and c.name in rule.voters]
+    asserted = tuple(c for c in current if not why_nobodys_log(etcd, c.position))
+    if len(asserted) < rule.quorum:
+        return [], f"{len(asserted)} of the {rule.quorum} nodes needed stand for election"
+    if rule.quorum == 1 and len(asserted) == 1 and seen.now < seen.asserted_at + policy.times.interval:
+        return [], "giving the others a moment to stand, who may have more"
+    furthest = max(c.position for c in asserted)
+    able = sorted(c.name for c in asserted if c.position == furthest and c.fit)
+    if not able:
+        names = ", ".join(sorted(c.name for c in asserted if c.position == furthest))
+        return [], f"only {names} has everything, but must not lead"
+    if able[0] != seen.name:
+        return [], f"{able[0]} is the most advanced ({furthest}) and takes over"
+    cause = _cause(etcd.leader)
+    return [_take(seen, etcd, asserted, cause)], f"the most advanced of {len(asserted)}: taking over, {cause}"
+
+
+def why_unfit(seen: Observation) -> str:
+    """Why this node must not lead; "" if it may."""
+    if not seen.failover:
+        return "failover is switched off for this node"
+    return seen.unfit
+
+
+def _take(seen: Observation, etcd: EtcdView, compared: tuple[Candidacy, ...], cause: str) -> TakeKey:
+    assert seen.pg.position is not None
+    key = etcd.leader
+    return TakeKey(
+        reason=cause,
+        expect=etcd.leader_revision,
+        epoch=_epoch(etcd) + 1,
+        timeline=next_timeline(etcd, seen.pg.position, *(c.position for c in compared)),
+        compared=compared,
+        previous=key.name if key else "",
+        cause=cause,
+    )
+
+
+def _has_it_all(seen: Observation, key: LeaderKey) -> bool:
+    position = seen.pg.position
+    if position is None or why_unfit(seen):
+        return False
+    return position.timeline == key.timeline and position.lsn >= key.lsn
+
+
+def _epoch(etcd: EtcdView) -> int:
+    return max(etcd.leader.epoch if etcd.leader else 0, etcd.last_epoch)
+
+
+def _cause(key: LeaderKey | None) -> str:
+    if key is None:
+        return "the leader key was gone"
+    if key.state is LeaderState.RELEASING:
+        return f"{key.name} gave up"
+    return f"{key.name} stopped renewing its key"

@@ -1,0 +1,84 @@
+"""Stream from the leader, and get back to where that is possible."""
+
+from __future__ import annotations
+
+from chefha_core.model import LeaderState, Observation, PgState
+from chefha_core.plan.commands import Clone, Command, Follow, Plan, Rewind, Slots, StartStandby, WithdrawCandidacy
+from chefha_core.plan.facts import diverged, look_again
+from chefha_core.plan.policy import Policy
+
+#: failed rewinds after which a fresh base backup is made
+REWINDS = 2
+#: seconds for which a receiver may fail to stream before the data is looked at, while the leader is well
+PATIENCE = 2.0
+
+
+def follow(seen: Observation, policy: Policy) -> Plan | None:
+    """Somebody else leads: what is missing to stream from there."""
+    assert seen.etcd is not None
+    leader = seen.etcd.leader
+    if leader is None:
+        return None
+    role = "follower" if seen.pg.state is PgState.STANDBY else "waiting_for_leader"
+    if seen.name in seen.etcd.candidates:
+        why = f"{leader.name} leads: this node stands no more"
+        return look_again(seen, policy, [WithdrawCandidacy(why)], role, why, seen.now)
+    if seen.job:
+        return look_again(seen, policy, (), role, f"busy: {seen.job}")
+    command, reason = _next(seen, policy.members[leader.name], leader.name)
+    return look_again(seen, policy, [command] if command else [], role, reason, seen.now + 0.5 if command else None)
+
+
+def _next(seen: Observation, upstream: str, leader: str) -> tuple[Command | None, str]:
+    pg = seen.pg
+    if pg.state is PgState.STANDBY:
+        return _while_running(seen, upstream, leader)
+    if pg.state in (PgState.STARTING, PgState.HUNG, PgState.PRIMARY):
+        return None, f"PostgreSQL is {pg.state}"
+    if seen.now < seen.retry_at:
+        return (
+            None,
+            f"following {leader} failed: {pg.problem}; next attempt in {seen.retry_at - seen.now:.0f} s",
+        )
+    if pg.state is PgState.EMPTY or pg.damaged:
+        return _if_leading(seen, Clone(f"no usable data here: base backup of {leader}", upstream))
+    if seen.failed_rejoins > REWINDS:
+        return _if_leading(seen, Clone(f"PostgreSQL does not start here: {pg.problem or 'see its log'}", upstream))
+    if not pg.was_primary or (pg.clean and pg.upstream_history and not diverged(pg, pg.upstream_history)):
+        return StartStandby(f"{leader} leads", upstream), f"starting to follow {leader}"
+    if pg.clean and not pg.upstream_history:
+        return None, f"waiting for {leader} to tell its history"
+    return _repair(seen, upstream, "was a primary and may hold what the leader never had")
+
+
+def _while_running(seen: Observation, upstream: str, leader: str) -> tuple[Command | None, str]:
+    pg = seen.pg
+    if pg.upstream != upstream:
+        return Follow(f"{leader} leads", upstream), f"pointing to {leader}"
+    if pg.streaming:
+        stale = tuple(sorted(pg.slots))
+        if stale:
+            return Slots("a follower keeps no log for others", ()), f"follows {leader}"
+        return None, f"follows {leader}"
+    why = diverged(pg, pg.upstream_history)
+    if why and seen.now >= seen.retry_at:
+        return _repair(seen, upstream, why)
+    return None, f"not streaming from {leader} yet{': ' + pg.problem if pg.problem else ''}"
+
+
+def _repair(seen: Observation, upstream: str, why: str) -> tuple[Command | None, str]:
+    """Rewind, and after failures clone; only from a leader whose checkpoint is on its own timeline."""
+    if seen.failed_rejoins >= REWINDS:
+        return _if_leading(seen, Clone(f"{why}; rewinding failed {seen.failed_rejoins} times", upstream))
+    return _if_leading(seen, Rewind(why, upstream))
+
+
+def _if_leading(seen: Observation, command: Command) -> tuple[Command | None, str]:
+    assert seen.etcd is not None and seen.etcd.leader is not None
+    leader = seen.etcd.leader
+    report = seen.etcd.members.get(leader.name)
+    if leader.state is not LeaderState.LEADING:
+        return None, f"waiting until {leader.name} leads"
+    if report is None or report.checkpoint_timeline != leader.timeline:
+        return None, f"waiting for {leader.name}'s first checkpoint as leader"
+    return command, command.reason

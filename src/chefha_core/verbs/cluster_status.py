@@ -1,0 +1,161 @@
+"""cluster-status: one row per member, and who holds what. Everything is asked at once, each with its own deadline."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+from chefha_core import codec
+from chefha_core.model import EtcdView, MemberReport, PgState, Position, format_lsn
+from chefha_core.parts.etcd import EtcdMember
+from chefha_core.settings import Settings
+from chefha_core.verbs.reach import etcd_client
+
+#: seconds for each question; the whole verb takes little more
+DEADLINE = 1.0
+COLUMNS = {"Name": "name", "IP": "ip", "GUID": "guid", "Role": "role", "PG": "pg"}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was heard within the deadline; ``problems`` says why something was not."""
+
+    view: EtcdView | None = None
+    members: tuple[EtcdMember, ...] = ()
+    #: what each member's leaderl says of itself
+    live: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+
+def cluster_status(settings: Settings, name: str, deadline: float = DEADLINE) -> dict[str, Any]:
+    """The whole cluster as plain data, seen from the member ``name``."""
+    return report(settings, ask(settings, name, deadline))
+
+
+def ask(settings: Settings, name: str, deadline: float) -> Answers:
+    """Ask etcd and every member's leaderl, all at the same time."""
+    client = etcd_client(settings, name, deadline)
+    port = settings.leaderl.http_port
+    questions: dict[str, Callable[[], Any]] = {
+        "etcd": lambda: codec.view(client.range(), time.monotonic()),
+        "etcd members": lambda: () if settings.etcd_endpoints else client.members(),
+    }
+    for member, address in settings.members.items():
+        questions[member] = lambda url=f"http://{address}:{port}/status": fetch(url, deadline)  # type: ignore[misc]
+    answers, problems = gather(questions, deadline)
+    client.close()
+    live = {member: answers[member] for member in settings.members if member in answers}
+    return Answers(answers.get("etcd"), answers.get("etcd members", ()), live, problems)
+
+
+def gather(questions: Mapping[str, Callable[[], Any]], deadline: float) -> tuple[dict[str, Any], dict[str, str]]:
+    """All questions in parallel: answers, and for those that failed or came too late the reason."""
+    pool = ThreadPoolExecutor(len(questions), thread_name_prefix="chefha-ask")
+    futures: dict[str, Future[Any]] = {name: pool.submit(question) for name, question in questions.items()}
+    done, _ = wait(futures.values(), deadline + 0.2)
+    pool.shutdown(wait=False, cancel_futures=True)
+    answers, problems = {}, {}
+    for name, future in futures.items():
+        if future not in done:
+            problems[name] = f"no answer within {deadline:g} s"
+        elif error := future.exception():
+            problems[name] = str(getattr(error, "reason", "")) or str(error) or type(error).__name__
+        else:
+            answers[name] = future.result()
+    return answers, problems
+
+
+def fetch(url: str, deadline: float) -> dict[str, Any]:
+    """A JSON document from a member, never through a proxy."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=deadline) as answer:
+        data: dict[str, Any] = json.load(answer)
+    return data
+
+
+def report(settings: Settings, answers: Answers) -> dict[str, Any]:
+    """Answers as the verb returns them; pure."""
+    view = answers.view
+    leader = view.leader if view else None
+    guids = {member.name: member.id_hex for member in answers.members}
+    rows = [_row(name, str(address), answers, guids) for name, address in settings.members.items()]
+    holders = [row["name"] for row in rows if row["vip"]]
+    return {
+        "cluster": settings.cluster,
+        "leader": leader.name if leader else None,
+        "leader_state": str(leader.state) if leader else None,
+        "epoch": leader.epoch if leader else (view.last_epoch if view else None),
+        "vip": {"address": settings.vip, "holder": ", ".join(holders) or None},
+        "failover": view.config.failover if view and view.config else None,
+        "durability": settings.durability,
+        "voters": list(view.sync.voters) if view and view.sync else [],
+        "handover_asked": view.intent.to or "anybody" if view and view.intent else None,
+        "members": rows,
+        "problems": dict(answers.problems),
+    }
+
+
+def _row(name: str, address: str, answers: Answers, guids: Mapping[str, str]) -> dict[str, Any]:
+    view = answers.view
+    said = view.members.get(name) if view else None
+    unheard = said.reason if said else "says nothing: no leaderl runs there, or it is cut off"
+    live = answers.live.get(name, {})
+    position = said.position if said else None
+    return {
+        "name": name,
+        "ip": address,
+        "guid": guids.get(name, "-"),
+        "role": str(live.get("role") or (said.role if said else "-")),
+        "pg": pg_word(said.pg, said.streaming) if said else "offline",
+        "vip": bool(live.get("vip", False)),
+        "lag_bytes": _lag(view, said),
+        "timeline": position.timeline if position else None,
+        "lsn": format_lsn(position.lsn) if position else None,
+        "failover": said.failover if said else None,
+        "reason": str(live.get("reason") or unheard),
+        "version": str(live.get("version") or (said.version if said else "")) or None,
+    }
+
+
+def pg_word(state: PgState, streaming: bool) -> str:
+    """The four words for a member's PostgreSQL."""
+    if state is PgState.PRIMARY:
+        return "leader"
+    if state is PgState.STANDBY and streaming:
+        return "follower"
+    return "syncing" if state in (PgState.STANDBY, PgState.STARTING) else "offline"
+
+
+def _lag(view: EtcdView | None, said: MemberReport | None) -> int | None:
+    """Bytes by which a member is behind the leader, as far as both have said; None if unknown."""
+    ahead = leader_position(view)
+    if ahead is None or said is None or said.position is None:
+        return None
+    return max(0, ahead.lsn - said.position.lsn)
+
+
+def leader_position(view: EtcdView | None) -> Position | None:
+    """Where the leader's log ends, as far as it has said."""
+    if view is None or view.leader is None:
+        return None
+    said = view.members.get(view.leader.name)
+    if said is not None and said.position is not None:
+        return said.position
+    return Position(view.leader.timeline, view.leader.lsn) if view.leader.lsn else None
+
+
+def table(data: Mapping[str, Any]) -> str:
+    """The rows as chef-backend-ctl prints them."""
+    return columns([list(COLUMNS), *([str(row[key]) for key in COLUMNS.values()] for row in data["members"])])
+
+
+def columns(rows: list[list[str]]) -> str:
+    """Rows of cells, the widest cell sets the column, two spaces between."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)

@@ -1,0 +1,58 @@
+"""Verbs about this one member: converge, and whether it is well."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from chefha_core.parts.etcd import EtcdError
+from chefha_core.settings import Settings
+from chefha_core.verbs.reach import VerbError, etcd_client, leaderl_converge, leaderl_status
+
+WELL = ("leader", "follower")
+
+
+def converge(epoch: int, timeout: float, path: Path | None = None) -> dict[str, Any]:
+    """leaderl brings this node to the role that etcd gives it. An epoch that is over, or 0, is only a hint to look."""
+    answer = leaderl_converge(epoch, timeout, path)
+    if not answer.get("converged", False):
+        role, reason = answer.get("role", "?"), answer.get("reason", "no reason given")
+        raise VerbError(f"converge: this node is still {role} after {timeout:g} s: {reason}")
+    return answer
+
+
+def etcd_problem(settings: Settings, name: str, timeout: float = 2.0) -> str:
+    """Why etcd does not serve this node, "" if it does."""
+    client = etcd_client(settings, name, timeout)
+    try:
+        client.range()
+        return ""
+    except EtcdError as error:
+        return f"etcd does not answer with a quorum: {error}"
+    except OSError as error:  # certificates that are not there yet
+        return f"etcd cannot be asked: {error}"
+    finally:
+        client.close()
+
+
+def member_problem(timeout: float = 2.0, path: Path | None = None) -> str:
+    """Why this node is neither the leader nor a streaming follower, "" if it is."""
+    try:
+        said = leaderl_status(timeout, path)
+    except VerbError as error:
+        return str(error)
+    if said.get("role") in WELL and not said.get("job"):
+        return ""
+    return f"this node is {said.get('role', '?')}: {said.get('reason', '')}"
+
+
+def wait_until_well(problem: Callable[[], str], timeout: float) -> float:
+    """Ask every half second until there is no problem; the seconds it took, VerbError with the last one if in vain."""
+    began = time.monotonic()
+    while last := problem():
+        if time.monotonic() - began > timeout:
+            raise VerbError(f"after {timeout:g} s: {last}")
+        time.sleep(0.5)
+    return round(time.monotonic() - began, 1)

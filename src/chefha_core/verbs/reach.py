@@ -1,0 +1,45 @@
+"""How the verbs reach the two they talk to: the cluster's etcd, and leaderl on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from chefha_core.leaderl.http import SOCKET, ask_local
+from chefha_core.parts.etcd import EtcdClient, TlsFiles
+from chefha_core.settings import Settings
+
+
+class VerbError(Exception):
+    """A verb was refused or failed; the text is one sentence: what was asked, what stood in the way, what to do."""
+
+
+def etcd_client(settings: Settings, name: str, timeout: float) -> EtcdClient:
+    """A client of the cluster's etcd, this machine's member first."""
+    folder = settings.tls.directory
+    files = TlsFiles(f"{folder}/ca.crt", f"{folder}/server.crt", f"{folder}/server.key")
+    tls = files if settings.tls.enabled else None
+    return EtcdClient(settings.endpoints(name), prefix=f"/chefha/{settings.cluster}/", timeout=timeout, tls=tls)
+
+
+def leaderl_status(timeout: float = 1.0, path: Path | None = None) -> dict[str, Any]:
+    """What leaderl on this machine says of itself; VerbError if it does not answer."""
+    return _ask("GET", "/status", None, timeout, path)
+
+
+def leaderl_converge(epoch: int, timeout: float, path: Path | None = None) -> dict[str, Any]:
+    """Ask leaderl to bring this node to the role that etcd gives it; returns when that is so, or in vain."""
+    return _ask("POST", "/converge", {"epoch": epoch, "timeout": timeout}, timeout + 2.0, path)
+
+
+def _ask(method: str, url: str, body: dict[str, Any] | None, timeout: float, path: Path | None) -> dict[str, Any]:
+    try:
+        answer = ask_local(method, url, body, timeout, path or SOCKET)
+    except TimeoutError:
+        raise VerbError(f"leaderl on this node did not answer {method} {url} within {timeout:g} s") from None
+    except (OSError, ValueError, IndexError) as error:
+        reason = f"leaderl on this node does not answer ({error})"
+        raise VerbError(f"{reason}; look at: systemctl status chefha-leaderl") from None
+    if "error" in answer:
+        raise VerbError(f"leaderl on this node refused {method} {url}: {answer['error']}")
+    return answer

@@ -1,0 +1,155 @@
+"""status: the services of this node as systemd sees them, beside what the others say, and the disks.
+
+It never hangs: every cell that asks somebody has its own deadline and says ``error: …`` instead.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from chefha_core.parts.etcd import Health
+from chefha_core.settings import Settings
+from chefha_core.verbs.cluster_status import ask, columns, gather, report
+from chefha_core.verbs.reach import VerbError, etcd_client
+
+UNITS = {
+    "postgresql": "chefha-postgresql.service",
+    "etcd": "chefha-etcd.service",
+    "leaderl": "chefha-leaderl.service",
+    "salt-minion": "salt-minion.service",
+}
+HEADER = ["Service", "Local Status", "Time in State", "Distributed Node Status"]
+PROPERTIES = "Id,ActiveState,SubState,MainPID,StateChangeTimestampMonotonic"
+
+
+def status(
+    settings: Settings, name: str, simple: bool = False, service: str = "", deadline: float = 1.0
+) -> dict[str, Any]:
+    """Per service: state, pid, seconds in that state, and (unless ``simple``) what the cluster says; the disks."""
+    if service and service not in UNITS:
+        raise VerbError(f"status {service}: no such service; there are {', '.join(UNITS)}")
+    wanted = {key: unit for key, unit in UNITS.items() if service in ("", key)}
+    rows = local(wanted)
+    if not simple:
+        cells = distributed(settings, name, deadline)
+        for key, row in rows.items():
+            row["distributed"] = cells.get(key, "-")
+    return {"services": rows, "disks": {} if simple or service else disks(settings, deadline)}
+
+
+def local(units: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """One question to systemd about all units."""
+    command = ["systemctl", "show", "--no-pager", f"--property={PROPERTIES}", *units.values()]
+    try:
+        text = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {key: {"state": f"error: {error}", "pid": 0, "seconds": 0} for key in units}
+    return parse_units(text, units, time.monotonic())
+
+
+def parse_units(text: str, units: Mapping[str, str], now: float) -> dict[str, dict[str, Any]]:
+    """`systemctl show` of several units as rows; pure."""
+    shown = {}
+    for block in text.strip().split("\n\n"):
+        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        shown[values.get("Id", "")] = values
+    rows = {}
+    for key, unit in units.items():
+        values = shown.get(unit, {})
+        active, since = values.get("ActiveState", "unknown"), int(values.get("StateChangeTimestampMonotonic") or 0)
+        rows[key] = {
+            "state": "running" if active == "active" else active,
+            "pid": int(values.get("MainPID") or 0),
+            "seconds": int(now - since / 1e6) if since else 0,
+        }
+    return rows
+
+
+def distributed(settings: Settings, name: str, deadline: float) -> dict[str, str]:
+    """The last column by service; each cell is an answer or an error."""
+    client = etcd_client(settings, name, deadline)
+    questions: dict[str, Callable[[], Any]] = {
+        "cluster": lambda: report(settings, ask(settings, name, deadline)),
+        "etcd": lambda: client.healthy_endpoints(deadline),
+    }
+    answers, problems = gather(questions, deadline + 0.3)
+    client.close()
+    cluster = answers.get("cluster")
+    error = problems.get("cluster", "") if cluster is None else cluster["problems"].get("etcd", "")
+    if cluster is None or error:
+        cells = {"postgresql": f"error: {error}", "leaderl": f"error: {error}"}
+    else:
+        cells = {"postgresql": postgresql_cell(cluster), "leaderl": leaderl_cell(cluster)}
+    healths = answers.get("etcd")
+    return cells | {"etcd": etcd_cell(healths) if healths else f"error: {problems.get('etcd', 'no answer')}"}
+
+
+def etcd_cell(healths: Sequence[Health]) -> str:
+    """How many of etcd's members answer."""
+    well = sum(health.ok for health in healths)
+    colour = "green" if well == len(healths) else "yellow" if well * 2 > len(healths) else "red"
+    return f"health: {colour}; healthy nodes: {well}/{len(healths)}"
+
+
+def postgresql_cell(cluster: Mapping[str, Any]) -> str:
+    """How many members lead, are away, catch up, are in step."""
+    count = Counter(row["pg"] for row in cluster["members"])
+    words = {"leader": "leader", "offline": "offline", "syncing": "syncing", "synced": "follower"}
+    return "; ".join(f"{label}: {count[word]}" for label, word in words.items())
+
+
+def leaderl_cell(cluster: Mapping[str, Any]) -> str:
+    """How many members lead, wait, follow."""
+    count = Counter(row["role"] for row in cluster["members"])
+    waiting = count["waiting_for_leader"] + count["deposed_leader"] + count["promoting"]
+    total = len(cluster["members"])
+    return f"leader: {count['leader']}; waiting: {waiting}; follower: {count['follower']}; total: {total}"
+
+
+def disks(settings: Settings, deadline: float) -> dict[str, str]:
+    """Room on the file systems of the data folders; a disk that hangs is an error, not a wait."""
+    paths = {settings.postgresql.data_dir, settings.etcd.data_dir, "/var/log"}
+    answers, problems = gather({path: (lambda p=path: _room(p)) for path in sorted(paths)}, deadline)  # type: ignore[misc]
+    return answers | {path: f"error: {why}" for path, why in problems.items()}
+
+
+def _room(path: str) -> str:
+    folder = Path(path)
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    room = shutil.disk_usage(folder)
+    return f"{room.free / 1e9:.1f} GB free, {100 * room.used / room.total:.0f}% used"
+
+
+def table(data: Mapping[str, Any]) -> str:
+    """As chef-backend-ctl prints it."""
+    rows = [HEADER]
+    for key, row in data["services"].items():
+        state = f"{row['state']} (pid {row['pid']})" if row["pid"] else row["state"]
+        rows.append([key, state, duration(row["seconds"]), row.get("distributed", "-")])
+    room = "; ".join(f"{path}: {text}" for path, text in data["disks"].items())
+    return columns(rows) + (f"\ndisks        {room}" if room else "")
+
+
+def simple_lines(data: Mapping[str, Any]) -> str:
+    """`run: etcd: (pid 6661) 106983s`, one line per service."""
+    lines = []
+    for key, row in data["services"].items():
+        word = "run" if row["state"] == "running" else "down"
+        pid = f"(pid {row['pid']}) " if row["pid"] else ""
+        lines.append(f"{word}: {key}: {pid}{row['seconds']}s")
+    return "\n".join(lines)
+
+
+def duration(seconds: int) -> str:
+    """`1d 5h 59m 43s`, from the largest unit that is not zero."""
+    parts = [(seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "m"), (seconds % 60, "s")]
+    while len(parts) > 1 and parts[0][0] == 0:
+        parts.pop(0)
+    return " ".join(f"{number}{unit}" for number, unit in parts)

@@ -1,0 +1,738 @@
+"""EtcdClient and Doorbell against three real members of etcd on loopback, with and without mutual TLS."""
+
+from __future__ import annotations
+
+import http.server
+import itertools
+import json
+import multiprocessing
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from tests.functional.etcd_server import ETCD, EtcdServer, EtcdServers, free_ports
+
+from chefha_core.parts.etcd import (
+    Compare,
+    Delete,
+    EtcdClient,
+    EtcdRefused,
+    EtcdUnreachable,
+    Put,
+    TlsFiles,
+)
+from chefha_core.parts.etcd_watch import Doorbell
+from chefha_core.secrets import generate
+
+pytestmark = pytest.mark.skipif(not ETCD, reason="etcd is not installed")
+
+#: seconds by which a call may end after its deadline
+LATE = 0.05
+_numbers = itertools.count()
+
+
+def tls_files(folder: Path) -> TlsFiles:
+    """A fresh authority and certificate as files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = generate({"n1": "127.0.0.1", "n2": "127.0.0.2", "n3": "127.0.0.3"}, "127.0.0.9")["tls"]
+    for name, text in made.items():
+        (folder / f"{name}.pem").write_text(text)
+    return TlsFiles(*(str(folder / f"{name}.pem") for name in ("ca", "certificate", "key")))
+
+
+@pytest.fixture(scope="module", params=["plain", "tls"])
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServers]:
+    folder = tmp_path_factory.mktemp(request.param)
+    tls = tls_files(folder / "tls") if request.param == "tls" else None
+    with EtcdServers(folder, tls=tls) as servers:
+        yield servers
+
+
+@pytest.fixture
+def servers(running: EtcdServers) -> Iterator[EtcdServers]:
+    """All three members, repaired after each test."""
+    yield running
+    running.repair()
+
+
+@pytest.fixture
+def client(servers: EtcdServers) -> Iterator[EtcdClient]:
+    made = servers.client(prefix=f"/chefha/t{next(_numbers)}")
+    yield made
+    made.close()
+
+
+def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        time.sleep(0.005)
+
+
+@contextmanager
+def timed(what: str, *, within: float | None = None) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    took = time.monotonic() - start
+    print(f"\n  measured: {what}: {took * 1000:.1f} ms", end="")
+    if within is not None:
+        assert took <= within, f"{what} took {took:.3f} s instead of {within:.3f} s"
+
+
+def member_at(servers: EtcdServers, endpoint: str) -> EtcdServer:
+    return next(m for m in servers.members if m.client_url == endpoint)
+
+
+# ---- keys, transactions, leases
+
+
+def test_keys_are_relative_to_the_prefix(client: EtcdClient, servers: EtcdServers) -> None:
+    assert client.get("leader") is None
+    revision = client.put("leader", 'é {"a": 1}')
+    found = client.get("leader")
+    assert found is not None
+    assert (found.key, found.value, found.version, found.lease) == ("leader", 'é {"a": 1}', 1, 0)
+    assert found.mod_revision == found.create_revision == revision
+    client.put("members/b", "")
+    servers.client(prefix=client.prefix + "x").put("leader", "another prefix")
+    servers.client(prefix=client.prefix.rstrip("/") + "0").put("leader", "a neighbour")
+    snapshot = client.range()
+    assert set(snapshot.kvs) == {"leader", "members/b", "x/leader"}
+    assert snapshot.kvs["members/b"].value == ""
+    assert set(client.range("members/").kvs) == {"members/b"}
+    assert snapshot.revision == revision + 3
+    assert client.delete("leader")
+    assert not client.delete("leader")
+    assert client.delete_prefix("") == 2
+    assert client.range().kvs == {}
+
+
+def test_compare_and_set_won_and_lost(client: EtcdClient) -> None:
+    first = client.txn([Compare.absent("leader")], [Put("leader", "a")])
+    assert first.succeeded
+    lost = client.txn([Compare.absent("leader")], [Put("leader", "b")], [Put("loser", "b")])
+    assert not lost.succeeded
+    assert not lost.doubtful
+    leader = client.get("leader")
+    assert leader is not None
+    assert (leader.value, leader.mod_revision) == ("a", first.revision)
+    assert client.get("loser") is not None
+    renewed = client.txn([Compare.mod_revision("leader", first.revision)], [Put("leader", "a2")])
+    assert renewed.succeeded
+    assert not client.txn([Compare.mod_revision("leader", first.revision)], [Put("leader", "b")]).succeeded
+    both = [Compare.create_revision("leader", first.revision), Compare.value("leader", "a2")]
+    assert client.txn(both, [Delete("leader"), Put("history/1", "a")]).succeeded
+    assert set(client.range().kvs) == {"loser", "history/1"}
+
+
+def test_one_of_many_wins_a_transaction(client: EtcdClient, servers: EtcdServers) -> None:
+    wins: list[str] = []
+
+    def run(name: str) -> None:
+        own = servers.client(prefix=client.prefix, first=int(name) % 3)
+        if own.txn([Compare.absent("leader")], [Put("leader", name)]).succeeded:
+            wins.append(name)
+
+    threads = [threading.Thread(target=run, args=(str(n),)) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    leader = client.get("leader")
+    assert leader is not None
+    assert wins == [leader.value]
+
+
+def test_leases(client: EtcdClient) -> None:
+    lease = client.lease_grant(30)
+    client.put("members/a", "here", lease=lease)
+    found = client.get("members/a")
+    assert found is not None
+    assert found.lease == lease
+    assert client.lease_keepalive(lease) == 30
+    client.lease_revoke(lease)
+    client.lease_revoke(lease)
+    assert client.get("members/a") is None
+    assert client.lease_keepalive(lease) == 0
+    with pytest.raises(EtcdRefused, match="lease not found"):
+        client.put("members/a", "here", lease=lease)
+
+
+def test_refusals_are_sentences_of_etcd(client: EtcdClient) -> None:
+    with pytest.raises(EtcdRefused, match="duplicate key"):
+        client.txn([], [Put("a", "1"), Put("a", "2")])
+    with pytest.raises(EtcdRefused, match="future revision"):
+        client.compact(10**9)
+
+
+def test_times_of_the_usual_calls(client: EtcdClient) -> None:
+    client.put("leader", "0")
+
+    def median(call: Callable[[], object]) -> float:
+        took = []
+        for _ in range(60):
+            start = time.monotonic()
+            call()
+            took.append(time.monotonic() - start)
+        return statistics.median(took) * 1000
+
+    revision = client.txn([], [Put("leader", "x")]).revision
+
+    def renew() -> None:
+        nonlocal revision
+        result = client.txn([Compare.mod_revision("leader", revision)], [Put("leader", "x")])
+        assert result.succeeded
+        revision = result.revision
+
+    print(
+        f"\n  measured: get {median(lambda: client.get('leader')):.2f} ms, range {median(client.range):.2f}"
+        f" ms, put {median(lambda: client.put('b', 'x')):.2f} ms, txn {median(renew):.2f} ms",
+        end="",
+    )
+
+
+# ---- members
+
+
+def test_members_status_health_alarms(client: EtcdClient, servers: EtcdServers) -> None:
+    members = client.members()
+    assert [m.name for m in members] == ["n1", "n2", "n3"]
+    assert [m.client_urls for m in members] == [(url,) for url in servers.endpoints]
+    statuses = [client.status(endpoint) for endpoint in servers.endpoints]
+    assert [s.member_id for s in statuses] == [m.id_hex for m in members]
+    assert len({s.leader_id for s in statuses}) == 1
+    assert statuses[0].version.startswith("3.")
+    assert statuses[0].db_size > 0
+    assert statuses[0].raft_term > 0
+    assert client.alarms() == ()
+    assert all(h.ok for h in client.healthy_endpoints())
+
+
+def test_leadership_moves_where_it_is_asked_to(client: EtcdClient, servers: EtcdServers) -> None:
+    for member in client.members():
+        with timed(f"leadership to {member.name}"):
+            client.move_leader(member.id_hex)
+        assert servers.leader().name == member.name
+    client.move_leader(client.members()[-1].id_hex)  # has it already
+
+
+# ---- F32, F33, F37: members dead, hung, no quorum
+
+
+def test_f32_one_member_dead(client: EtcdClient, servers: EtcdServers) -> None:
+    client.put("a", "1")
+    servers.members[0].kill()
+    with timed("first answer after the member in use was killed", within=2.0 + LATE):
+        client.get("a", timeout=2.0)
+    with timed("second answer", within=0.5):
+        client.get("a", timeout=2.0)
+    health = client.healthy_endpoints(1.0)
+    assert [h.ok for h in health] == [False, True, True]
+    assert "refused" in health[0].problem
+
+
+def test_f32_leader_of_etcd_dead(client: EtcdClient, servers: EtcdServers) -> None:
+    servers.leader().kill()
+    with timed("first write after etcd's leader was killed (election time-out 0.5 s)", within=5 + LATE):
+        client.put("a", "1", timeout=5.0)
+
+
+@pytest.mark.parametrize("role", ["follower", "leader"])
+def test_f37_one_member_hangs(client: EtcdClient, servers: EtcdServers, role: str) -> None:
+    leader = servers.leader()
+    victim = leader if role == "leader" else next(m for m in servers.members if m is not leader)
+    own = servers.client(prefix=client.prefix, first=servers.members.index(victim))
+    own.put("a", "1")
+    victim.pause()
+    seconds = 0.8 if role == "follower" else 4.0  # with the leader hung an election comes first
+    with timed(f"read while the member in use, a {role}, is stopped (deadline {seconds:g} s)", within=seconds):
+        assert own.get("a", timeout=seconds) is not None
+    with timed("next write", within=seconds):
+        own.put("a", "2", timeout=seconds)
+    health = {h.endpoint: h.ok for h in own.healthy_endpoints(0.5)}
+    assert health == {m.client_url: m is not victim for m in servers.members}
+
+
+def test_f37_lost_answer_is_doubtful_not_wrong(client: EtcdClient, servers: EtcdServers) -> None:
+    """A member is stopped with the transaction in its hands, another answers; when it goes on it loses."""
+    own = servers.client(prefix=client.prefix)
+    revision = own.txn([Compare.absent("leader")], [Put("leader", "0")]).revision
+    if servers.leader() is servers.members[0]:
+        own.move_leader(own.members()[1].id_hex)
+    servers.members[0].pause()
+    result = own.txn([Compare.mod_revision("leader", revision)], [Put("leader", "1")], timeout=2.0)
+    assert result.succeeded
+    servers.members[0].resume()
+    servers.wait_healthy()
+    leader = own.get("leader")
+    assert leader is not None
+    assert (leader.value, leader.mod_revision) == ("1", result.revision)
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+@pytest.mark.parametrize("timeout", [0.5, 1.5])
+def test_f33_no_quorum(client: EtcdClient, servers: EtcdServers, how: str, timeout: float) -> None:
+    client.put("a", "1")
+    for member in servers.members[1:]:
+        member.kill() if how == "killed" else member.pause()
+    calls: list[Callable[[], object]] = [
+        lambda: client.get("a", timeout=timeout),
+        lambda: client.range(timeout=timeout),
+        lambda: client.txn([Compare.absent("b")], [Put("b", "1")], timeout=timeout),
+        lambda: client.lease_grant(10, timeout=timeout),
+    ]
+    for call in calls:
+        with (
+            timed(f"no quorum, others {how}, deadline {timeout:g} s", within=timeout + LATE),
+            pytest.raises(EtcdUnreachable) as caught,
+        ):
+            call()
+    print(f"\n  {caught.value}", end="")
+    assert set(caught.value.reasons) == set(servers.endpoints)
+    for member in servers.members[1:]:
+        member.resume() if how == "stopped" else member.start()
+    with timed("quorum back until the first write", within=15):
+        until(lambda: answers(client), 15)
+
+
+def answers(client: EtcdClient) -> bool:
+    try:
+        client.put("a", "2", timeout=0.5)
+    except EtcdUnreachable:
+        return False
+    return True
+
+
+def test_nobody_listens(client: EtcdClient) -> None:
+    endpoints = [f"http://127.0.0.1:{port}" for port in free_ports(3)]
+    lonely = EtcdClient(endpoints, prefix="/x", timeout=5)
+    with (
+        timed("three refused connections, deadline 5 s", within=0.5),
+        pytest.raises(EtcdUnreachable, match="connection refused"),
+    ):
+        lonely.get("a")
+
+
+def workers() -> int:
+    return sum(thread.name == "chefha-etcd" for thread in threading.enumerate())
+
+
+class Nuisance:
+    """A server that accepts and then misbehaves: ``silent``, ``trickle`` (headers for ever), ``html``,
+    ``close``.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        self.stopped = threading.Event()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while not self.stopped.is_set():
+            try:
+                peer, _ = self.socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._annoy, args=(peer,), daemon=True).start()
+
+    def _annoy(self, peer: socket.socket) -> None:
+        with peer:
+            try:
+                peer.recv(65536)
+                if self.kind == "html":
+                    body = b"<html>Bad gateway</html>"
+                    peer.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+                elif self.kind == "trickle":
+                    peer.sendall(b"HTTP/1.1 200 OK\r\n")
+                    while not self.stopped.wait(0.02):
+                        peer.sendall(b"X")
+                elif self.kind == "silent":
+                    self.stopped.wait(30)
+            except OSError:
+                pass
+
+    def close(self) -> None:
+        self.stopped.set()
+        self.socket.close()
+
+
+@contextmanager
+def gateway(delay: float, **answer: object) -> Iterator[str]:
+    """A member that answers everything with ``answer`` after ``delay`` seconds; its URL."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            threading.Event().wait(delay)
+            body = json.dumps(answer).encode()
+            with suppress(OSError):
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.block_on_close = False
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("slow", "succeeded", "doubtful"), [(0.25, True, False), (0.6, False, True), (0.0, True, False)]
+)
+def test_a_transaction_that_loses_against_itself(slow: float, succeeded: bool, doubtful: bool) -> None:
+    """The first member applies it but is slow; asked as well, the second one says that the compare fails."""
+    with (
+        gateway(slow, header={"revision": "7"}, succeeded=True) as first,
+        gateway(0.0, header={"revision": "7"}) as second,
+    ):
+        client = EtcdClient([first, second], prefix="/x", timeout=0.8)
+        result = client.txn([Compare.mod_revision("leader", 6)], [Put("leader", "a")])
+        assert (result.succeeded, result.doubtful, result.revision) == (succeeded, doubtful, 7)
+        client.close()
+
+
+def test_f34_a_slow_etcd_gets_the_whole_deadline(client: EtcdClient) -> None:
+    """All members take three quarters of the deadline: that is no reason to call etcd unreachable."""
+    with gateway(0.6, header={"revision": "7"}) as a, gateway(0.6) as b, gateway(0.6) as c:
+        slow = EtcdClient([a, b, c], prefix="/x", timeout=0.8)
+        with timed("every member needs 0.6 s, deadline 0.8 s", within=0.8):
+            assert slow.range().revision == 7
+        slow.close()
+
+
+@pytest.mark.parametrize("kind", ["silent", "trickle", "html", "close"])
+def test_a_member_that_misbehaves(client: EtcdClient, servers: EtcdServers, kind: str) -> None:
+    nuisance = Nuisance(kind)
+    try:
+        alone = EtcdClient([nuisance.url], prefix="/x", timeout=0.4)
+        with (
+            timed(f"{kind} endpoint alone, deadline 0.4 s", within=0.4 + LATE),
+            pytest.raises(EtcdUnreachable) as caught,
+        ):
+            alone.get("a")
+        print(f"\n  {caught.value}", end="")
+        before = workers()
+        for _ in range(5):
+            with pytest.raises(EtcdUnreachable):
+                alone.get("a", timeout=0.1)
+        until(lambda: workers() <= before + 1, 1.0)
+        mixed = EtcdClient([nuisance.url, *servers.endpoints], prefix="/x", timeout=0.8, tls=servers.tls)
+        with timed(f"{kind} endpoint first, then real ones, deadline 0.8 s", within=0.8):
+            mixed.get("a")
+        with timed("the next call", within=0.2):
+            mixed.get("a")
+    finally:
+        nuisance.close()
+
+
+def test_a_black_hole_is_left_in_time(client: EtcdClient, servers: EtcdServers) -> None:
+    """A full backlog drops connection requests, like a host that is off."""
+    hole = socket.socket()
+    hole.bind(("127.0.0.1", 0))
+    hole.listen(0)
+    stuffed = [socket.socket() for _ in range(4)]
+    for sock in stuffed:
+        sock.setblocking(False)
+        sock.connect_ex(hole.getsockname())
+    try:
+        url = f"http://127.0.0.1:{hole.getsockname()[1]}"
+        mixed = EtcdClient([url, *servers.endpoints], prefix="/x", timeout=0.8, tls=servers.tls)
+        with timed("black hole first, deadline 0.8 s", within=0.8):
+            mixed.get("a")
+        alone = EtcdClient([url], prefix="/x", timeout=0.4)
+        with timed("black hole alone, deadline 0.4 s", within=0.4 + LATE), pytest.raises(EtcdUnreachable):
+            alone.get("a")
+    finally:
+        for sock in [*stuffed, hole]:
+            sock.close()
+
+
+def test_a_name_that_does_not_resolve(servers: EtcdServers) -> None:
+    """F29."""
+    mixed = EtcdClient(["http://nobody.invalid:2379", *servers.endpoints], prefix="/x", timeout=1, tls=servers.tls)
+    with timed("unknown name first, deadline 1 s", within=1.0):
+        mixed.get("a")
+
+
+def _read_in_child(client: EtcdClient, answers: multiprocessing.SimpleQueue[str]) -> None:
+    found = client.get("a")
+    answers.put(found.value if found else "")
+
+
+def test_a_forked_child_has_connections_of_its_own(client: EtcdClient) -> None:
+    client.put("a", "1")
+    context = multiprocessing.get_context("fork")
+    results: multiprocessing.SimpleQueue[str] = context.SimpleQueue()
+    children = [context.Process(target=_read_in_child, args=(client, results)) for _ in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        client.get("a")
+        child.join(10)
+        assert child.exitcode == 0
+    assert [results.get() for _ in children] == ["1"] * 4
+
+
+def test_tls_without_a_certificate_or_with_a_foreign_authority(servers: EtcdServers, tmp_path: Path) -> None:
+    """F55."""
+    if servers.tls is None:
+        with pytest.raises(EtcdUnreachable):
+            secure = [endpoint.replace("http:", "https:") for endpoint in servers.endpoints]
+            EtcdClient(secure, prefix="/x", timeout=1, tls=tls_files(tmp_path)).get("a")
+        return
+    foreign = tls_files(tmp_path)
+    with pytest.raises(EtcdUnreachable, match=r"(?i)certificate verify failed"):
+        EtcdClient(servers.endpoints, prefix="/x", timeout=1, tls=foreign).get("a")
+    half = TlsFiles(servers.tls.ca, foreign.certificate, foreign.key)
+    with pytest.raises(EtcdUnreachable, match=r"(?i)certificate|reset|pipe"):
+        EtcdClient(servers.endpoints, prefix="/x", timeout=1, tls=half).get("a")
+    missing = TlsFiles(servers.tls.ca, str(tmp_path / "nothing.pem"), servers.tls.key)
+    with pytest.raises(EtcdUnreachable, match="no such file"):
+        EtcdClient(servers.endpoints, prefix="/x", timeout=1, tls=missing).get("a")
+    plain = [endpoint.replace("https:", "http:") for endpoint in servers.endpoints]
+    with pytest.raises(EtcdUnreachable):
+        EtcdClient(plain, prefix="/x", timeout=1).get("a")
+
+
+# ---- the doorbell
+
+
+class Ear:
+    """Collects what a Doorbell says."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, str, str | None, int, float]] = []
+        self.gaps = 0
+
+    def change(self, key: str, kind: str, value: str | None, revision: int, at: float) -> None:
+        self.heard.append((key, kind, value, revision, at))
+
+    def gap(self) -> None:
+        self.gaps += 1
+
+    @property
+    def values(self) -> list[str | None]:
+        return [value for _, _, value, _, _ in self.heard]
+
+
+@contextmanager
+def listening(
+    client: EtcdClient, *, idle: float = 5.0, opening: float = 1.0, start_revision: int = 0
+) -> Iterator[tuple[Doorbell, Ear]]:
+    ear = Ear()
+    bell = Doorbell(client, ear.change, on_gap=ear.gap, idle=idle, opening=opening, start_revision=start_revision)
+    bell.start()
+    try:
+        assert bell.listening.wait(10)
+        yield bell, ear
+    finally:
+        with timed("the doorbell's end", within=opening + 0.5):  # a TLS handshake cannot be broken off
+            bell.stop()
+            bell.join(5)
+        assert not bell.is_alive()
+
+
+def test_every_change_rings(client: EtcdClient, servers: EtcdServers) -> None:
+    with listening(client) as (_, ear):
+        delays = []
+        for number in range(50):
+            sent = time.monotonic()
+            client.put("leader", str(number))
+            until(lambda number=number: len(ear.heard) > number)  # type: ignore[misc]
+            delays.append(ear.heard[-1][4] - sent)
+        client.delete("leader")
+        client.txn([], [Put("a", "1"), Put("b", "2")])
+        servers.client(prefix="/elsewhere").put("leader", "x")
+        until(lambda: len(ear.heard) == 53)
+        assert ear.values[:50] == [str(n) for n in range(50)]
+        assert ear.heard[50][:3] == ("leader", "delete", None)
+        assert {h[0] for h in ear.heard[51:]} == {"a", "b"}
+        assert ear.heard[51][3] == ear.heard[52][3]
+        print(f"\n  measured: from sending a put to the bell {statistics.median(delays) * 1000:.2f} ms", end="")
+
+
+def test_a_start_revision_hears_the_past(client: EtcdClient) -> None:
+    revision = client.put("a", "0")
+    for number in range(1, 2500):
+        client.put("a", str(number))
+    with listening(client, start_revision=revision) as (_, ear):
+        until(lambda: len(ear.heard) >= 2500)
+        client.put("a", "2500")
+        until(lambda: len(ear.heard) == 2501)
+        assert ear.values == [str(n) for n in range(2501)]
+
+
+class Writer(threading.Thread):
+    """Writes 0, 1, 2, … until stopped; each exactly once as far as etcd is concerned."""
+
+    def __init__(self, client: EtcdClient) -> None:
+        super().__init__(daemon=True)
+        self.client = client
+        self.written: list[str] = []
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        number = 0
+        while not self.ended.is_set():
+            try:
+                self.client.txn([Compare.absent(f"n/{number}")], [Put(f"n/{number}", str(number))], timeout=3.0)
+            except EtcdUnreachable:
+                continue
+            self.written.append(str(number))
+            number += 1
+            self.ended.wait(0.002)
+
+    def stop(self) -> None:
+        self.ended.set()
+        self.join(10)
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_f32_the_watched_member_goes_away(client: EtcdClient, servers: EtcdServers, how: str) -> None:
+    writer = Writer(servers.client(prefix=client.prefix, first=1))
+    with listening(client, idle=0.5) as (bell, ear):
+        writer.start()
+        until(lambda: len(ear.heard) > 50)
+        victim = member_at(servers, bell.endpoint)
+        victim.kill() if how == "killed" else victim.pause()
+        cut = time.monotonic()
+        until(lambda: bell.endpoint != victim.client_url and bell.listening.is_set())
+        count = len(ear.heard)
+        until(lambda: len(ear.heard) > count + 50)
+        last = max(e[4] for e in ear.heard if e[4] <= cut + 0.01)
+        first = min(e[4] for e in ear.heard if e[4] > cut + 0.01)
+        print(
+            f"\n  measured: watched member {how}, silence of {(first - last) * 1000:.0f} ms ({bell.problem})",
+            end="",
+        )
+        writer.stop()
+        until(lambda: len(ear.heard) >= len(writer.written))
+        assert ear.values == writer.written, "events were missed, doubled or out of order"
+        assert ear.gaps == 0
+
+
+def test_f24_a_member_without_a_leader_ends_its_watches(client: EtcdClient, servers: EtcdServers) -> None:
+    """The watched member lives but is cut off from the others: nothing must wait for the idle time."""
+    with listening(client, idle=60) as (bell, _):
+        watched = member_at(servers, bell.endpoint)
+        for member in servers.members:
+            if member is not watched:
+                member.pause()
+        with timed("cut off member ends its watch", within=10):
+            until(lambda: bool(bell.problem))
+        print(f" ({bell.problem})", end="")
+
+
+def test_f35_compaction_during_a_watch(client: EtcdClient, servers: EtcdServers) -> None:
+    """The bell sleeps through changes that are compacted away: it says that there is a gap, and hears what is
+    left.
+    """
+    with listening(client, idle=0.4) as (bell, ear):
+        client.put("a", "0")
+        until(lambda: ear.values == ["0"])
+        for member in servers.members:
+            member.pause()
+        until(lambda: not bell.listening.is_set())
+        bell.stop()
+        bell.join(5)
+        for member in servers.members:
+            member.resume()
+        servers.wait_healthy()
+        resume_at = bell.next_revision
+    for number in range(1, 10):
+        revision = client.put("a", str(number))
+    client.compact(revision - 1, timeout=5)
+    with listening(client, idle=5, start_revision=resume_at) as (bell, ear):
+        until(lambda: ear.gaps == 1 and ear.values == ["8", "9"])
+        client.put("a", "10")
+        until(lambda: ear.values == ["8", "9", "10"])
+
+
+def test_f36_etcd_restored_to_an_older_state(client: EtcdClient) -> None:
+    """Revisions went back: the revision the bell waits for means something else now."""
+    revision = client.put("a", "0")
+    with listening(client, start_revision=revision + 1000) as (_, ear):
+        until(lambda: ear.gaps == 1)
+        client.put("a", "1")
+        until(lambda: ear.values == ["1"])
+
+
+def test_an_idle_watch_moves_on_and_misses_nothing(client: EtcdClient) -> None:
+    with listening(client, idle=0.3) as (bell, ear):
+        visited = set()
+        client.put("a", "0")
+
+        def seen() -> bool:
+            visited.add(bell.endpoint)
+            return len(visited) == 3
+
+        until(seen)
+        client.put("a", "1")
+        until(lambda: ear.values == ["0", "1"])
+        assert ear.gaps == 0
+
+
+def test_a_listener_that_raises_does_not_end_the_watch(client: EtcdClient) -> None:
+    heard = []
+
+    def listener(*event: object) -> None:
+        heard.append(event)
+        raise RuntimeError("a bug elsewhere")
+
+    bell = Doorbell(client, listener)
+    bell.start()
+    assert bell.listening.wait(10)
+    client.put("a", "1")
+    client.put("a", "2")
+    until(lambda: len(heard) == 2)
+    bell.stop()
+    bell.join(5)
+
+
+# ---- a single member with little room
+
+
+def test_f35_out_of_quota(tmp_path: Path) -> None:
+    with EtcdServers(tmp_path, count=1, options=(f"--quota-backend-bytes={2 * 1024 * 1024}",)) as servers:
+        client = servers.client()
+        with pytest.raises(EtcdRefused, match="database space exceeded") as caught:
+            for number in range(200):
+                client.put(f"big/{number}", "x" * 100_000)
+        assert caught.value.code == 8
+        assert [alarm.kind for alarm in client.alarms()] == ["NOSPACE"]
+        assert client.get("big/0") is not None
+
+
+def test_the_program_ends_while_a_member_hangs(tmp_path: Path) -> None:
+    """Daemon threads: a call that hangs holds up nobody, not even the interpreter's end."""
+    nuisance = Nuisance("silent")
+    code = (
+        "from chefha_core.parts.etcd import *\n"
+        f"c = EtcdClient(['{nuisance.url}'], prefix='/x', timeout=20)\n"
+        "try: c.get('a', timeout=0.2)\nexcept EtcdUnreachable as e: print(e)\n"
+    )
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=10, check=True)
+    assert "did not answer" in done.stdout
+    assert time.monotonic() - start < 3
+    nuisance.close()

@@ -1,0 +1,72 @@
+"""From nothing to a cluster, noting on the way what test mode promised and what then came true."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lab.api import Lab, Stack
+from lab.topology import BACKENDS, MASTER
+from lab.witness import Seen, Witness
+
+APPLY_TIMEOUT = 600.0
+NODES = (MASTER.name, *(node.name for node in BACKENDS))
+#: what a state could change on a machine: files of ours and of packages, packages, the library in Salt's Python, units
+FINGERPRINT = """
+{
+    find /etc /usr/local/sbin -xdev -not -path '/etc/salt/pki/*' -not -type d -printf '%p %s %m %u %l\\n'
+    find /var/lib/chefha -maxdepth 2 -not -type d -printf '%p %s %m %u %l\\n'
+    dpkg-query -W
+    ls /opt/saltstack/salt/lib/python*/site-packages
+    systemctl list-units --plain --no-legend 'chefha*'
+} 2>/dev/null | sort | sha256sum
+"""
+
+
+@dataclass(frozen=True)
+class BringUp:
+    """By minion: answers to state.apply, and fingerprints of the machines before and after test mode; and what the back
+    ends were like when it was done."""
+
+    promised: Mapping[str, Any]
+    came_true: Mapping[str, Any]
+    before_test: Mapping[str, str]
+    after_test: Mapping[str, str]
+    found: Sequence[Seen]
+
+
+def from_nothing(lab: Lab, stack: Stack) -> BringUp:
+    """A bare lab, the highstate in test mode, then the real one."""
+    lab.up(stack, until="project")
+    before = fingerprints(lab)
+    promised = lab.salt("*", "state.apply", "test=True", timeout=APPLY_TIMEOUT)
+    after = fingerprints(lab)
+    lab.up(stack)
+    return BringUp(promised, dict(lab.applied), before, after, Witness(lab.machines).look())
+
+
+def fingerprints(lab: Lab) -> dict[str, str]:
+    """A hash per machine of everything that states may change."""
+    return {name: lab.exec(name, FINGERPRINT)[1].strip() for name in NODES}
+
+
+def states(answer: Any) -> dict[str, Mapping[str, Any]]:
+    """One minion's answer to state.apply by the state's id; an answer without states fails the test."""
+    assert isinstance(answer, Mapping), f"no states were run: {answer}"
+    return {f"{row.get('__id__', key)} ({key.split('_|-')[0]})": row for key, row in answer.items()}
+
+
+def would_change(answer: Any) -> set[str]:
+    """The states that test mode announced: their result is None."""
+    return {name for name, row in states(answer).items() if row["result"] is None}
+
+
+def did_change(answer: Any) -> set[str]:
+    """The states that changed something."""
+    return {name for name, row in states(answer).items() if row["changes"]}
+
+
+def failed(answer: Any) -> dict[str, str]:
+    """The states that failed, and what they said."""
+    return {name: str(row["comment"]) for name, row in states(answer).items() if row["result"] is False}

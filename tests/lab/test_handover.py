@@ -1,0 +1,80 @@
+"""Planned hand-over through Salt: under load both ways, and refused with a reason that leaves all as it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lab.api import Lab
+from lab.topology import BACKENDS
+from lab.witness import Witness, others
+from tests.lab.postgresql import sql
+from tests.lab.story import HICCUP, poll, under_load
+
+ASKED_ON = BACKENDS[0].name
+REFUSAL_TIMEOUT = 45.0
+MIB = 1 << 20
+
+
+def promote(lab: Lab, node: str) -> Any:
+    """What `salt be1 chefha.promote NODE` answers: a dict if it was done, a text if not."""
+    return lab.salt(ASKED_ON, "chefha.promote", node, timeout=REFUSAL_TIMEOUT)[ASKED_ON]
+
+
+def assert_refused(lab: Lab, witness: Witness, node: str, *words: str) -> None:
+    """The hand-over is refused in one sentence with one of these words; the leader leads on in its epoch."""
+    before, epoch = witness.leader(), max(row.epoch for row in witness.look())
+    answer = promote(lab, node)
+    assert isinstance(answer, str), f"not refused: {answer}"
+    assert "Traceback" not in answer
+    assert any(word in answer for word in words), answer
+    assert witness.leader() == before
+    assert max(row.epoch for row in witness.look()) == epoch
+
+
+def test_f51_hand_over_under_load_there_and_back(lab: Lab, witness: Witness) -> None:
+    """F51: each way one command, nothing lost, and the verb tells its steps and seconds."""
+    with under_load(lab, outage=HICCUP) as story:
+        for target in (story.followers[0], story.leader):
+            answer = promote(lab, target)
+            assert isinstance(answer, dict), answer
+            assert answer["leader"] == target
+            assert [step["outcome"] for step in answer["steps"]] == ["done"] * len(answer["steps"])
+            assert witness.leader() == target
+            witness.await_converged(45)
+
+
+def test_promote_of_an_unknown_node_is_refused(lab: Lab, witness: Witness) -> None:
+    """No such member: one sentence that names those there are."""
+    assert_refused(lab, witness, "be9", "no such member")
+
+
+def test_promote_of_the_leader_is_refused(lab: Lab, witness: Witness) -> None:
+    """It leads already."""
+    assert_refused(lab, witness, witness.leader(), "is the leader already")
+
+
+def test_f51_candidate_dies_before_the_hand_over(lab: Lab, witness: Witness) -> None:
+    """F51: a follower without power can't be promoted; asked for at once, while etcd still holds its last report, or
+    once it is known to be away, the leader goes on, or goes on again, and loses nothing."""
+    with under_load(lab) as story:
+        victim = next(name for name in story.followers if name != ASKED_ON)
+        story.inject("kill-host", victim)
+        assert isinstance(promote(lab, victim), str)
+        gone = poll(lambda: "reported lately" in str(promote(lab, victim)), 30)
+        assert gone, "a member without power still counts as present"
+        assert witness.leader() == story.leader
+
+
+def test_f40_promote_of_a_lagging_node_is_refused(lab: Lab, witness: Witness) -> None:
+    """F07, F40: a follower whose WAL receiver hangs falls behind; it is not promoted, and writes go on without it."""
+    leader = witness.leader()
+    follower = others(leader)[0]
+    receiver = "pkill -{} -f '^postgres: .*walreceiver'"
+    far_ahead = f"SELECT pg_logical_emit_message(false, 'lab', repeat('x', {MIB})) FROM generate_series(1, 60)"
+    lab.exec(follower, receiver.format("STOP"))
+    try:
+        sql(lab, leader, far_ahead)
+        assert_refused(lab, witness, follower, "bytes behind", "does not stream")
+    finally:
+        lab.exec(follower, receiver.format("CONT"))
+    witness.await_converged(60)

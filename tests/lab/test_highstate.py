@@ -1,0 +1,53 @@
+"""The states on bare machines: what test mode says is what happens, and once is enough."""
+
+from __future__ import annotations
+
+from lab.api import Lab
+from lab.topology import BACKENDS
+from lab.witness import Witness, in_words, why_not_converged
+from tests.lab.bring_up import APPLY_TIMEOUT, NODES, BringUp, did_change, failed, states, would_change
+
+#: states that change nothing themselves: by the time they are reached there may be nothing left to wait for
+WAITS = {"chefha_etcd_healthy (chefha)", "chefha_member_healthy (chefha)"}
+
+
+def test_highstate_from_nothing_makes_a_whole_cluster(bring_up: BringUp) -> None:
+    """One highstate on bare machines: one leader with the VIP, two followers streaming from it."""
+    for minion in NODES:
+        assert not failed(bring_up.came_true[minion])
+    assert not why_not_converged(bring_up.found), in_words(bring_up.found)
+
+
+def test_test_mode_changes_nothing(bring_up: BringUp) -> None:
+    """test=True on bare machines leaves files, packages and services as they are."""
+    assert bring_up.before_test == bring_up.after_test
+
+
+def test_test_mode_told_the_truth(bring_up: BringUp) -> None:
+    """What test=True announced on bare machines (None) is exactly what the first highstate changed."""
+    for minion in NODES:
+        promised, came_true = would_change(bring_up.promised[minion]), did_change(bring_up.came_true[minion])
+        assert not failed(bring_up.promised[minion])
+        assert promised - came_true - WAITS == set(), f"{minion}: announced, but nothing changed"
+        assert came_true - promised == set(), f"{minion}: changed without having been announced"
+
+
+def test_second_highstate_changes_nothing(lab: Lab, witness: Witness) -> None:
+    """Once is enough: the second highstate changes nothing anywhere, and the leader goes on leading."""
+    before = witness.look()
+    answers = lab.salt("*", "state.apply", timeout=APPLY_TIMEOUT)
+    for minion in NODES:
+        assert not failed(answers[minion])
+        changes = {name: states(answers[minion])[name]["changes"] for name in did_change(answers[minion])}
+        assert not changes, f"{minion}: {changes}"
+    after = witness.look()
+    assert [(row.name, row.vip, row.epoch) for row in before] == [(row.name, row.vip, row.epoch) for row in after]
+
+
+def test_modules_and_library_are_of_one_version_everywhere(lab: Lab) -> None:
+    """F68: every member says the same versions of modules, library, PostgreSQL and etcd."""
+    said = lab.salt("be*", "chefha.version")
+    assert set(said) == {node.name for node in BACKENDS}
+    first = said[BACKENDS[0].name]
+    assert first["library"] == first["modules"]
+    assert all(answer == first for answer in said.values()), said

@@ -1,0 +1,119 @@
+"""The loader modules without daemons: they load, are documented, and tell the truth with test=True."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import salt.config
+import salt.loader
+import salt.state
+from tests.salt.playground import REPOSITORY, pillar
+
+import chefha_core
+from chefha_core.layout.catalogue import LAYOUTS
+
+LOADERS = ("_modules/chefha.py", "_states/chefha.py", "_beacons/chefha_leader.py")
+
+
+@pytest.fixture(scope="module")
+def opts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("minion")
+    made: dict[str, Any] = salt.config.minion_config(None)
+    made.update(
+        id="be1", root_dir=str(folder), cachedir=str(folder), conf_file=str(folder / "minion"), test=True,
+        module_dirs=[str(REPOSITORY)], file_client="local", file_roots={"base": [str(REPOSITORY / "salt")]},
+        extension_modules=str(folder / "extmods"), chefha={"settings": str(folder / "settings.json")},
+    )  # fmt: skip
+    made["grains"] = salt.loader.grains(made)
+    made["pillar"] = {"chefha": pillar("http://127.0.0.1:1")}
+    return made
+
+
+@pytest.fixture(scope="module")
+def modules(opts: dict[str, Any]) -> Any:
+    return salt.loader.minion_mods(opts)
+
+
+@pytest.fixture(scope="module")
+def states(opts: dict[str, Any], modules: Any) -> Any:
+    return salt.loader.states(opts, modules, salt.loader.utils(opts), salt.loader.serializers(opts))
+
+
+def plain(path: str) -> Any:
+    """A loader module as Python sees it, without Salt."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem + "_plain", REPOSITORY / path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", LOADERS)
+def test_f68_every_loader_module_has_the_version_of_the_library(path: str) -> None:
+    assert plain(path).__version__ == chefha_core.__version__
+
+
+def test_every_verb_has_a_cli_example(modules: Any) -> None:
+    verbs = [name for name in modules if name.startswith("chefha.")]
+    assert "chefha.promote" in verbs
+    for name in verbs:
+        assert f"chefha.{name.split('.')[1]}" in (inspect.getdoc(modules[name]) or "").split("CLI Example:")[1]
+
+
+def test_every_layout_has_a_state_with_words(states: Any) -> None:
+    for name in LAYOUTS:
+        assert inspect.getdoc(states[f"chefha.{name}"])
+
+
+def test_f66_a_wrong_pillar_fails_with_its_path(states: Any, opts: dict[str, Any]) -> None:
+    wrong = {**opts, "pillar": {"chefha": {**opts["pillar"]["chefha"], "vip": "x"}}}
+    fresh = salt.loader.states(wrong, salt.loader.minion_mods(wrong), {}, salt.loader.serializers(wrong))
+    for name in ("checked", "settings", "postgresql"):
+        answer = fresh[f"chefha.{name}"](name)
+        assert (answer["result"], answer["changes"]) == (False, {})
+        assert answer["comment"].startswith("pillar chefha:vip is 'x'")
+
+
+def test_checked_changes_nothing(states: Any) -> None:
+    right = {"name": "x", "result": True, "changes": {}, "comment": "the pillar is right"}
+    assert states["chefha.checked"]("x") == right
+
+
+def test_pending_changes_are_none_and_hide_secrets(opts: dict[str, Any]) -> None:
+    low = {"state": "chefha", "fun": "settings", "name": "x", "order": 1}
+    low |= {"__id__": "x", "__sls__": "x", "__env__": "base"}
+    answer = salt.state.State(opts, initial_pillar=opts["pillar"]).call(low)
+    assert answer["result"] is None and "/etc/chefha/settings.json" in answer["changes"]
+    assert "superuser_password" not in json.dumps(answer)
+
+
+def test_waiting_states_only_look_in_test_mode(states: Any) -> None:
+    answer = states["chefha.etcd_healthy"]("x", timeout=60)
+    assert answer["result"] is None and answer["changes"] and "in no cluster yet" in answer["comment"]
+
+
+def test_f68_another_version_of_the_library_is_refused(modules: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = plain("_modules/chefha.py")
+    monkeypatch.setattr(module, "__version__", "9.9.9")
+    monkeypatch.setattr(module, "_library_version", lambda: "0.1.0")
+    monkeypatch.setattr(module, "sys", type("Sys", (), {"modules": {}}))
+    with pytest.raises(Exception, match=r"modules are version 9\.9\.9 and its library is 0\.1\.0"):
+        module._core("verbs.version")
+
+
+def test_wrong_arguments_are_invocation_errors(modules: Any) -> None:
+    for call in (lambda: modules["chefha.converge"](epoch=-1), lambda: modules["chefha.promote"]("")):
+        with pytest.raises(Exception, match="expected") as refusal:
+            call()
+        assert type(refusal.value).__name__ == "SaltInvocationError"
+
+
+def test_the_beacon_never_raises_and_accepts_an_empty_setting(opts: dict[str, Any], modules: Any) -> None:
+    beacons = salt.loader.beacons(opts, modules)
+    assert beacons["chefha_leader.validate"]([])[0] and beacons["chefha_leader.validate"]({})[0]
+    assert beacons["chefha_leader.beacon"]([]) == []

@@ -1,0 +1,15 @@
+"""How many histories: CHEFHA_HISTORIES, 1000 if unset. ``--hypothesis-seed=N`` repeats a run."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, Phase, settings
+
+settings.register_profile(
+    "histories",
+    deadline=None,
+    database=None,
+    print_blob=True,
+    phases=(Phase.explicit, Phase.generate, Phase.shrink),
+    suppress_health_check=list(HealthCheck),
+)
+settings.load_profile("histories")

@@ -1,0 +1,1 @@
+"""Whole clusters in virtual time: the real planner, everything around it simulated."""

@@ -1,0 +1,262 @@
+"""Commands carried out in the simulated world, by the same rules as ``chefha_core.act``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from chefha_core import codec
+from chefha_core.model import (
+    Candidacy,
+    ClusterConfig,
+    LeaderKey,
+    LeaderState,
+    Probe,
+)
+from chefha_core.plan import commands as c
+from sim.engine import Steps
+from sim.etcd import Unanswered
+
+if TYPE_CHECKING:
+    from sim.leaderl import Leaderl
+
+
+def quick(node: Leaderl, command: c.Command) -> Steps:
+    """True if it was done."""
+    done = yield from _QUICK[type(command)](node, command)
+    return done is not False
+
+
+def _txn(node: Leaderl, compare: dict[str, int], puts: dict[str, str], deletes: tuple[str, ...] = ()) -> Steps:
+    """True, False (a comparison failed) or None (no answer)."""
+    etcd = node.world.etcd
+    try:
+        done = yield from etcd.request(node.name, lambda: etcd.txn(compare, puts, deletes))
+    except Unanswered:
+        return None
+    return done
+
+
+# ---- etcd ----
+
+
+def _renew(node: Leaderl, cmd: c.Renew) -> Steps:
+    sent_at = node.clock()
+    key = LeaderKey(node.name, cmd.epoch, cmd.state, cmd.timeline, cmd.lsn, beat=cmd.beat)
+    guards = node.world.guards
+    compare = {"leader": cmd.expect} if guards.renew_compares else {}
+    if guards.history_compares:
+        compare[f"history/{cmd.epoch + 1}"] = 0
+    puts = {"leader": codec.dump(key)}
+    if node.view is None or cmd.timeline not in node.view.timelines:
+        puts[f"timelines/{cmd.timeline}"] = node.name
+    done = yield from _txn(node, compare, puts)
+    if done:
+        node.hold_lease(cmd.epoch, sent_at)
+    elif done is False and node.lease is not None and node.lease.epoch != cmd.epoch:
+        node.lease = None
+    return bool(done)
+
+
+def _take(node: Leaderl, cmd: c.TakeKey) -> Steps:
+    sent_at = node.clock()
+    compare = {"leader": cmd.expect, f"history/{cmd.epoch}": 0}
+    compare |= {f"candidates/{candidacy.name}": candidacy.mod_revision for candidacy in cmd.compared}
+    if not node.world.guards.take_compares:
+        compare = {}
+    key = LeaderKey(node.name, cmd.epoch, LeaderState.PROMOTING, cmd.timeline)
+    history = {"name": node.name, "epoch": cmd.epoch, "timeline": cmd.timeline, "cause": cmd.cause}
+    puts = {"leader": codec.dump(key), f"history/{cmd.epoch}": json.dumps(history)}
+    done = yield from _txn(node, compare, puts, ("intent", f"candidates/{node.name}"))
+    if not done:
+        return False
+    node.hold_lease(cmd.epoch, sent_at)
+    node.standing = False
+    node.took_at = sent_at
+    node.restarts = 0
+    node.handed_over = not cmd.compared
+    node.world.tell(node.name, f"took the key: epoch {cmd.epoch}, timeline {cmd.timeline}, {cmd.cause}")
+    node.world.react(cmd.epoch)
+    return True
+
+
+def _release(node: Leaderl, cmd: c.ReleaseKey) -> Steps:
+    key = LeaderKey(node.name, cmd.epoch, LeaderState.RELEASING, cmd.timeline, cmd.lsn, cmd.to, cmd.clean)
+    done = yield from _txn(node, {"leader": cmd.expect}, {"leader": codec.dump(key)}, ("intent",))
+    return bool(done)
+
+
+def _post(node: Leaderl, cmd: c.PostCandidacy) -> Steps:
+    candidacy = Candidacy(node.name, cmd.epoch, cmd.position, cmd.fit)
+    assert node.view is not None
+    compare = {"leader": node.view.leader_revision} if node.world.guards.post_compares else {}
+    if node.clock() < node.promised_until:
+        return False
+    node.standing = True
+    done = yield from _txn(node, compare, {f"candidates/{node.name}": codec.dump(candidacy)})
+    if done:
+        node.asserted_at = node.clock()
+    return bool(done)
+
+
+def _withdraw(node: Leaderl, _: c.WithdrawCandidacy) -> Steps:
+    done = yield from _txn(node, {}, {}, (f"candidates/{node.name}",))
+    if done:
+        node.standing = False
+    return bool(done)
+
+
+def _clear(node: Leaderl, cmd: c.ClearIntent) -> Steps:
+    done = yield from _txn(node, {}, {}, ("intent",))
+    return bool(done)
+
+
+def _claim(node: Leaderl, _: c.ClaimInitialisation) -> Steps:
+    done = yield from _txn(node, {"initialiser": 0, "config": 0, "leader": 0}, {"initialiser": node.name})
+    return bool(done)
+
+
+def _publish(node: Leaderl, cmd: c.PublishCluster) -> Steps:
+    sent_at = node.clock()
+    key = LeaderKey(node.name, 1, LeaderState.LEADING, cmd.timeline)
+    puts = {
+        "config": codec.dump(ClusterConfig(cmd.system_id)),
+        "sync": codec.dump(cmd.sync),
+        "leader": codec.dump(key),
+        "history/1": json.dumps({"name": node.name, "epoch": 1, "timeline": cmd.timeline, "cause": "first"}),
+    }
+    done = yield from _txn(node, {"config": 0, "leader": 0}, puts)
+    if done:
+        node.hold_lease(1, sent_at)
+    return bool(done)
+
+
+def _publish_sync(node: Leaderl, cmd: c.PublishSync) -> Steps:
+    done = yield from _txn(node, {}, {"sync": codec.dump(cmd.rule)})
+    return bool(done)
+
+
+# ---- questions ----
+
+
+def _ask_leader(node: Leaderl, cmd: c.AskLeader) -> Steps:
+    world = node.world
+    answer = Probe.SILENT
+    yield world.latency()
+    other = world.hosts[cmd.name]
+    if _heard(node, cmd.name):
+        assert other.leaderl is not None
+        answer = other.leaderl.leads()
+        yield world.latency()
+        if not world.reach(cmd.name, node.name, "http"):
+            answer = Probe.SILENT
+    if answer is Probe.SILENT:
+        yield world.times.probe_deadline
+    node.probe, node.probed_at = answer, node.clock()
+    return True
+
+
+def _heard(node: Leaderl, name: str) -> bool:
+    world, other = node.world, node.world.hosts[name]
+    lost = world.loss and world.rng.random() < world.loss
+    alive = other.up and other.leaderl is not None and other.leaderl.freezer() is None
+    return not lost and alive and world.reach(node.name, name, "http")
+
+
+def _ask_failsafe(node: Leaderl, cmd: c.AskFailsafe) -> Steps:
+    world = node.world
+    before = node.clock()
+    yield world.latency()
+    agreed = True
+    for name in world.names:
+        if name == node.name:
+            continue
+        peer = world.hosts[name].leaderl
+        yes = _heard(node, name) and peer is not None and peer.failsafe(node.name, cmd.epoch)
+        agreed = agreed and yes and world.reach(name, node.name, "http")
+    yield world.latency()
+    if not agreed:
+        yield world.times.probe_deadline
+        return False
+    world.tell(node.name, "both others agree: leading on without etcd")
+    node.hold_lease(cmd.epoch, before)
+    return True
+
+
+# ---- the address ----
+
+
+def _hold(node: Leaderl, cmd: c.HoldAddress) -> Steps:
+    if cmd.check:
+        yield node.world.rng.uniform(0.01, 0.3)
+    lifetime = node.address_lifetime(cmd.seconds)
+    if lifetime < 1:
+        return False
+    if cmd.take:
+        node.world.tell(node.name, f"holds the VIP for {lifetime} s at first")
+    node.host.add_address(lifetime)
+    return True
+
+
+def _drop(node: Leaderl, _: c.DropAddress) -> Steps:
+    node.host.drop_address()
+    return True
+    yield
+
+
+def _end_sessions(node: Leaderl, _: c.EndClientSessions) -> Steps:
+    node.host.pg.end_sessions()
+    return True
+    yield
+
+
+# ---- PostgreSQL, quick ----
+
+
+def _kill(node: Leaderl, _: c.KillPostgres) -> Steps:
+    node.host.pg.end()
+    node.forget_facts()
+    return True
+    yield
+
+
+def _follow(node: Leaderl, cmd: c.Follow) -> Steps:
+    pg = node.host.pg
+    if pg.pm is None or pg.pm.primary or pg.data is None:
+        return False
+    yield 0.01
+    if pg.pm is None or pg.pm.primary:
+        return False
+    pg.point_to(node.world.by_address(cmd.upstream))
+    node.forget_facts()
+    return True
+
+
+def _slots(node: Leaderl, cmd: c.Slots) -> Steps:
+    if node.host.pg.data is None:
+        return False
+    node.host.pg.data.slots = frozenset(cmd.names)
+    node.forget_facts()
+    return True
+    yield
+
+
+_QUICK: dict[type[c.Command], Any] = {
+    c.Renew: _renew,
+    c.TakeKey: _take,
+    c.ReleaseKey: _release,
+    c.PostCandidacy: _post,
+    c.WithdrawCandidacy: _withdraw,
+    c.ClearIntent: _clear,
+    c.ClaimInitialisation: _claim,
+    c.PublishCluster: _publish,
+    c.PublishSync: _publish_sync,
+    c.AskLeader: _ask_leader,
+    c.AskFailsafe: _ask_failsafe,
+    c.HoldAddress: _hold,
+    c.DropAddress: _drop,
+    c.EndClientSessions: _end_sessions,
+    c.KillPostgres: _kill,
+    c.Follow: _follow,
+    c.Slots: _slots,
+}

@@ -1,0 +1,243 @@
+"""Who takes over, and who does not, as a table of what is seen and what follows."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from tests.unit.plan_builder import (
+    HERE,
+    KEY,
+    NOW,
+    TIMES,
+    cut,
+    decide,
+    follower,
+    kinds,
+    only,
+    primary,
+    released,
+    stale,
+    standby,
+    stands,
+    stopped,
+    view,
+)
+
+from chefha_core.model import ClusterConfig, LeaderState, Observation, PgState, Position, Probe, SyncRule
+from chefha_core.plan import commands as c
+from chefha_core.plan.facts import APART
+
+SILENT = {"probe": Probe.SILENT}
+BOTH = {"b": stands("b"), "c": stands("c")}
+EARLIER = Position(1, 90)
+
+TABLE: list[tuple[str, Observation, list[type[c.Command]], str]] = [
+    ("healthy: nothing", follower(), [], "follows a"),
+    (
+        "key gets stale: the leader is asked before it is",
+        follower(etcd=view(leader_changed_at=NOW - TIMES.ask_leader_after - 0.01)),
+        [c.AskLeader],
+        "a leads",
+    ),
+    ("F37 key stale, not asked yet: asked, nothing else", follower(etcd=stale()), [c.AskLeader], "is being asked"),
+    (
+        "F34 key stale, leader says it leads: stands",
+        follower(etcd=stale(), probe=Probe.LEADS),
+        [c.AskLeader],
+        "answers",
+    ),
+    (
+        "F14 key stale, leader silent: cut the receiver first",
+        follower(etcd=stale(), **SILENT),
+        [c.CutReceiver],
+        "standing",
+    ),
+    ("F03 key stale, leader denies", follower(etcd=stale(), probe=Probe.DENIES), [c.CutReceiver], "standing"),
+    ("cut: say where the log ends", follower(etcd=stale(), pg=cut(), **SILENT), [c.PostCandidacy], "standing"),
+    ("still replaying: wait", follower(etcd=stale(), pg=cut(replaying=True), **SILENT), [], "replaying"),
+    (
+        "receiver not gone yet: cut again",
+        follower(etcd=stale(), pg=cut(receiver=True), **SILENT),
+        [c.CutReceiver],
+        "standing",
+    ),
+    ("F24 alone: no quorum", follower(etcd=stale(candidates={"b": stands("b")}), pg=cut(), **SILENT), [], "1 of the 2"),
+    (
+        "two stand, this is the first of equals",
+        follower(etcd=stale(candidates=BOTH), pg=cut(), **SILENT),
+        [c.TakeKey],
+        "taking over",
+    ),
+    (
+        "two stand, the other is first",
+        follower("c", etcd=stale(candidates=BOTH), pg=cut(), **SILENT),
+        [],
+        "b is the most advanced",
+    ),
+    (
+        "F40 the more advanced one leads",
+        follower("c", etcd=stale(candidates={"b": stands("b", EARLIER), "c": stands("c")}), pg=cut(), **SILENT),
+        [c.TakeKey],
+        "taking over",
+    ),
+    (
+        "F40 the most advanced one is barred, an equal is not",
+        follower("c", etcd=stale(candidates={"b": stands("b", fit=False), "c": stands("c")}), pg=cut(), **SILENT),
+        [c.TakeKey],
+        "taking over",
+    ),
+    (
+        "F40 only a barred one has everything",
+        follower(
+            "c",
+            etcd=stale(candidates={"b": stands("b", fit=False), "c": stands("c", EARLIER)}),
+            pg=cut(position=EARLIER),
+            **SILENT,
+        ),
+        [],
+        "only b has everything",
+    ),
+    (
+        "candidacies of an earlier epoch do not count",
+        follower(etcd=stale(candidates={"b": stands("b"), "c": stands("c", epoch=2)}), pg=cut(), **SILENT),
+        [],
+        "1 of the 2",
+    ),
+    (
+        "own log has moved since: post again",
+        follower(etcd=stale(candidates={"b": stands("b", EARLIER)}), pg=cut(), **SILENT),
+        [c.PostCandidacy],
+        "standing",
+    ),
+    (
+        "F41 a timeline that no leader was given does not count",
+        follower(etcd=stale(), pg=cut(position=Position(2, 300)), **SILENT),
+        [],
+        "somebody promoted by hand",
+    ),
+    (
+        "F41 nor does it in another's candidacy",
+        follower(etcd=stale(candidates={"b": stands("b"), "c": stands("c", Position(2, 300))}), pg=cut(), **SILENT),
+        [],
+        "1 of the 2",
+    ),
+    (
+        "promised to the leader: does not stand",
+        follower(etcd=stale(), promised_until=NOW + 1, **SILENT),
+        [],
+        "promised",
+    ),
+    (
+        "F58 failover off for the cluster",
+        follower(etcd=stale(config=ClusterConfig("system-1", failover=False)), **SILENT),
+        [],
+        "switched off",
+    ),
+    ("a job is under way", follower(etcd=stale(), job="Rewind", **SILENT), [], "busy: Rewind"),
+    (
+        "F14 stopped: start to see where the log ends",
+        follower(etcd=stale(), pg=stopped(), **SILENT),
+        [c.StartStandby],
+        "starting",
+    ),
+    ("F08 start failed lately", follower(etcd=stale(), pg=stopped(), retry_at=NOW + 5, **SILENT), [], "does not start"),
+    (
+        "no data: cannot assert",
+        follower(etcd=stale(), pg=standby(state=PgState.EMPTY, position=None), **SILENT),
+        [],
+        "cannot assert",
+    ),
+    ("F38 key deleted: its holder has time", follower(etcd=view(leader=None, leader_revision=0)), [], "no rule"),
+    (
+        "F38 key gone for longer than any lease",
+        follower(etcd=stale(leader=None, leader_revision=0)),
+        [c.CutReceiver],
+        "standing",
+    ),
+    ("given up: stand at once", follower(etcd=released()), [c.CutReceiver], "standing"),
+    ("F51 handed over to this node: take it", follower(etcd=released(to="b", clean=True)), [c.TakeKey], "handed over"),
+    ("F51 handed over to another: wait", follower("c", etcd=released(to="b", clean=True)), [], ""),
+    (
+        "F51 handed over, but the end of the log is missing: an election",
+        follower(etcd=released(to="b", clean=True, lsn=101)),
+        [c.CutReceiver],
+        "standing",
+    ),
+    (
+        "F41 handed over, but this log is on another timeline",
+        follower(
+            etcd=dataclasses.replace(released(to="b", clean=True), timelines=frozenset({1, 2})),
+            pg=cut(position=Position(2, 300)),
+        ),
+        [c.PostCandidacy],
+        "standing",
+    ),
+]
+
+
+@pytest.mark.parametrize(("seen", "expected", "reason"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+def test_election(seen: Observation, expected: list[type[c.Command]], reason: str) -> None:
+    found = decide(seen)
+    assert [type(command) for command in found.commands] == expected, found.reason
+    assert reason in found.reason
+
+
+def test_the_take_over_compares_everything_it_counted() -> None:
+    take = only(decide(follower(etcd=stale(candidates=BOTH), pg=cut(), **SILENT)), c.TakeKey)
+    assert (take.expect, take.epoch, take.previous) == (40, 4, "a")
+    assert {x.name: x.mod_revision for x in take.compared} == {"b": 60, "c": 60}
+
+
+def test_f41_the_new_timeline_is_none_that_pg_promote_would_choose() -> None:
+    take = only(decide(follower(etcd=stale(candidates=BOTH, last_timeline=9), pg=cut(), **SILENT)), c.TakeKey)
+    assert take.timeline == 9 + APART and APART > 1
+
+
+def test_a_clean_hand_over_needs_no_election() -> None:
+    take = only(decide(follower(etcd=released(to="b", clean=True))), c.TakeKey)
+    assert take.compared == () and take.expect == 40
+
+
+def test_with_a_quorum_of_one_the_others_get_a_moment_to_stand() -> None:
+    rule = SyncRule(("a", "b", "c"), numsync=0, quorum=1)
+    etcd = stale(candidates={"b": stands("b")}, sync=rule)
+    assert kinds(follower(etcd=etcd, pg=cut(), asserted_at=NOW - 0.1, **SILENT)) == []
+    assert kinds(follower(etcd=etcd, pg=cut(), asserted_at=NOW - 0.6, **SILENT)) == [c.TakeKey]
+
+
+def test_an_unfit_node_asserts_what_it_holds_but_says_that_it_must_not_lead() -> None:
+    post = only(decide(follower(etcd=stale(), pg=cut(), unfit="the disk is full", **SILENT)), c.PostCandidacy)
+    assert (post.fit, post.position, post.epoch) == (False, HERE, 3)
+
+
+def test_f41_a_primary_that_does_not_lead_is_killed_before_anything_else() -> None:
+    for etcd in (view(), stale(), released()):
+        assert kinds(follower(etcd=etcd, pg=primary(), address=True))[:3] == [
+            c.DropAddress,
+            c.EndClientSessions,
+            c.KillPostgres,
+        ]
+
+
+def test_a_leader_that_gave_up_takes_part_in_the_election_of_its_successor() -> None:
+    """Of three nodes one may be dead: the two that are left must both assert."""
+    gone = stopped(was_primary=True, position=None)
+    seen = dataclasses.replace(follower("b"), name="a", etcd=released(), pg=gone)
+    assert kinds(seen) == [c.StartStandby]
+    assert kinds(dataclasses.replace(seen, pg=cut(), unfit="the disk is full")) == [c.PostCandidacy]
+
+
+@pytest.mark.parametrize(
+    ("clean", "waits", "state"),
+    [
+        (True, TIMES.yield_after, LeaderState.LEADING),
+        (False, TIMES.yield_after + TIMES.ttl, LeaderState.PROMOTING),
+    ],
+)
+def test_f51_a_released_key_is_taken_back_where_nobody_came(clean: bool, waits: float, state: LeaderState) -> None:
+    """After anything but a clean hand-over it may never have been a primary on the key's timeline: it is promoted."""
+    etcd = dataclasses.replace(released(clean=clean), leader_changed_at=NOW - waits - 0.01)
+    seen = dataclasses.replace(follower("b"), name="a", etcd=etcd, pg=stopped(was_primary=True, clean=clean))
+    renew = only(decide(seen), c.Renew)
+    assert (renew.expect, renew.epoch, renew.state) == (40, KEY.epoch, state)

@@ -1,0 +1,127 @@
+"""A wrong pillar is refused with exactly one sentence that names the path; a right one fills in every default."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chefha_core.checked import SettingsError
+from chefha_core.layout.catalogue import checked
+from chefha_core.settings import PROFILES, from_pillar, load
+
+GOOD: dict[str, Any] = {
+    "members": {"be1": "192.0.2.11", "be2": "192.0.2.12", "be3": "192.0.2.13"},
+    "vip": "192.0.2.100",
+    "secrets": {"superuser_password": "a", "replication_password": "b", "token": "c"},
+    "tls": {"enabled": False},
+}
+Change = Callable[[dict[str, Any]], Any]
+
+
+def set_to(path: str, value: Any) -> Change:
+    """A change of the pillar: the value at a path with colons."""
+
+    def change(pillar: dict[str, Any]) -> None:
+        *above, last = path.split(":")
+        for name in above:
+            pillar = pillar.setdefault(name, {})
+        pillar[last] = value
+
+    return change
+
+
+def without(name: str) -> Change:
+    """A change of the pillar: one setting is missing."""
+    return lambda pillar: pillar.pop(name)
+
+
+def without_password(pillar: dict[str, Any]) -> None:
+    """A change of the pillar: one secret is missing."""
+    del pillar["secrets"]["superuser_password"]
+
+
+BAD = {
+    "no members": (without("members"), "chefha:members"),
+    "members is null": (set_to("members", None), "chefha:members"),
+    "two members": (set_to("members", {"be1": "192.0.2.11", "be2": "192.0.2.12"}), "chefha:members"),
+    "four members": (set_to("members:be4", "192.0.2.14"), "chefha:members"),
+    "one address twice": (set_to("members:be3", "192.0.2.11"), "chefha:members"),
+    "a name in capitals": (set_to("members", {"BE1": "192.0.2.11", "b": "192.0.2.12", "c": "192.0.2.13"}), "members"),
+    "a member without an address": (set_to("members:be2", "be2.example"), "chefha:members:be2"),
+    "no vip": (without("vip"), "chefha:vip"),
+    "the vip is a member's address": (set_to("vip", "192.0.2.12"), "chefha:vip"),
+    "the vip is no address": (set_to("vip", "192.0.2.1000"), "chefha:vip"),
+    "no secrets": (without("secrets"), "chefha:secrets"),
+    "a secret is missing": (without_password, "chefha:secrets:superuser_password"),
+    "an unknown profile": (set_to("profile", "quick"), "chefha:profile"),
+    "an unknown durability": (set_to("durability", "none"), "chefha:durability"),
+    "a setting nobody knows": (set_to("postgresql:shared_bufers", 1), "chefha:postgresql:shared_bufers"),
+    "a port that is none": (set_to("postgresql:port", 70000), "chefha:postgresql:port"),
+    "a text for a number": (set_to("postgresql:port", "5432"), "chefha:postgresql:port"),
+    "true for a number": (set_to("etcd:client_port", True), "chefha:etcd:client_port"),
+    "a key that outlives nothing": (set_to("leaderl:leader_ttl_seconds", 5), "chefha:leaderl"),
+    "renewals too rare": (set_to("leaderl:interval_seconds", 9.0), "chefha:leaderl"),
+    "requests too slow": (set_to("leaderl:request_timeout_seconds", 4.5), "chefha:leaderl"),
+    "etcd's election outlives the key": (set_to("etcd:election_timeout", 10000), "chefha:etcd:election_timeout"),
+    "etcd's heartbeat too slow": (set_to("etcd:heartbeat_interval", 500), "chefha:etcd:election_timeout"),
+    "certificates that are none": (set_to("tls", {"enabled": True, "ca": "x"}), "chefha:tls:ca"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_f66_wrong_pillar_is_one_sentence_with_the_path(name: str) -> None:
+    change, path = BAD[name]
+    pillar = copy.deepcopy(GOOD)
+    change(pillar)
+    with pytest.raises(SettingsError) as refusal:
+        from_pillar(pillar)
+    text = str(refusal.value)
+    assert text.startswith("pillar chefha:") and path in text
+    assert "\n" not in text and ". " not in text and not text.endswith(".")
+
+
+@pytest.mark.parametrize("pillar", [None, {}, []])
+def test_f66_missing_pillar(pillar: Any) -> None:
+    with pytest.raises(SettingsError, match="pillar chefha is missing"):
+        from_pillar(pillar)
+
+
+def test_refusals_never_show_a_secret() -> None:
+    pillar = {**GOOD, "secrets": {**GOOD["secrets"], "superuser_password": "hunter2", "more": 1}}
+    with pytest.raises(SettingsError) as refusal:
+        from_pillar(pillar)
+    assert "hunter2" not in str(refusal.value)
+    assert "hunter2" not in repr(from_pillar({**GOOD, "secrets": {**GOOD["secrets"], "token": "hunter2"}}))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_keeps_the_timing_rule(profile: str) -> None:
+    settings = from_pillar({**GOOD, "profile": profile})
+    assert settings.ttl > settings.interval + 2 * settings.request_timeout
+
+
+def test_what_the_states_write_reads_back_the_same(tmp_path: Path) -> None:
+    import json
+
+    settings = from_pillar(GOOD)
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(settings.to_dict()))
+    assert load(path) == settings
+
+
+def test_a_node_without_states_is_in_no_cluster(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="in no cluster yet"):
+        load(tmp_path / "none.json")
+
+
+def test_f66_a_minion_that_is_no_member_is_refused() -> None:
+    with pytest.raises(SettingsError, match="does not name this minion, be9"):
+        checked(GOOD, "be9")
+
+
+def test_endpoints_begin_with_the_own_member() -> None:
+    assert from_pillar(GOOD).endpoints("be2")[0] == "http://192.0.2.12:2379"
