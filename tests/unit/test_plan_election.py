@@ -40,6 +40,30 @@ TABLE: list[tuple[str, Observation, list[type[c.Command]], str]] = [
         [c.AskLeader],
         "a leads",
     ),
+    (
+        "F14 key nearly stale, leader silent: stands already",
+        follower(etcd=view(leader_changed_at=NOW - TIMES.stand_after - 0.01), **SILENT),
+        [c.CutReceiver],
+        "standing",
+    ),
+    (
+        "two stand before the key is stale: nobody takes it yet",
+        follower(etcd=view(leader_changed_at=NOW - TIMES.stale_after + 0.01, candidates=BOTH), pg=cut(), **SILENT),
+        [],
+        "waits to take over",
+    ),
+    (
+        "key nearly stale, leader says it leads",
+        follower(etcd=view(leader_changed_at=NOW - TIMES.stand_after - 0.01), probe=Probe.LEADS),
+        [c.AskLeader],
+        "answers",
+    ),
+    (
+        "F38 key nearly gone for a lease: no head start",
+        follower(etcd=view(leader=None, leader_revision=0, leader_changed_at=NOW - TIMES.stale_after + 0.01)),
+        [],
+        "its holder has",
+    ),
     ("F37 key stale, not asked yet: asked, nothing else", follower(etcd=stale()), [c.AskLeader], "is being asked"),
     (
         "F34 key stale, leader says it leads: stands",

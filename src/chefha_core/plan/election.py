@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from chefha_core.model import Candidacy, EtcdView, LeaderKey, LeaderState, Observation, PgState, Probe
 from chefha_core.plan.commands import AskLeader, Command, CutReceiver, Plan, PostCandidacy, StartStandby, TakeKey
-from chefha_core.plan.facts import key_age, look_again, next_timeline, why_leader_stands, why_nobodys_log
+from chefha_core.plan.facts import (
+    key_age,
+    look_again,
+    next_timeline,
+    why_leader_stands,
+    why_nobodys_log,
+    why_not_stand,
+)
 from chefha_core.plan.policy import Policy
 
 
@@ -17,10 +24,10 @@ def elect(seen: Observation, policy: Policy) -> Plan | None:
     """The next step of an election; None while the leader stands."""
     etcd, times = seen.etcd, policy.times
     assert etcd is not None
-    stands = why_leader_stands(seen, policy)
-    if stands and not _suspicious(seen, policy):
+    not_yet = why_not_stand(seen, policy)
+    if not_yet and not _suspicious(seen, policy):
         return None
-    commands, reason = _step(seen, etcd, policy) if not stands else (_ask(seen, etcd, policy), stands)
+    commands, reason = _step(seen, etcd, policy) if not not_yet else (_ask(seen, etcd, policy), not_yet)
     return look_again(seen, policy, commands, "waiting_for_leader", reason, seen.now + min(0.1, times.interval))
 
 
@@ -78,6 +85,9 @@ def _stand(seen: Observation, etcd: EtcdView, policy: Policy) -> tuple[list[Comm
 
 def _count(seen: Observation, etcd: EtcdView, policy: Policy) -> tuple[list[Command], str]:
     """This node stands: is it the one?"""
+    holds = why_leader_stands(seen, policy)
+    if holds:
+        return [], f"stands already, but waits to take over: {holds}"
     rule = etcd.sync or policy.sync_rule
     epoch = _epoch(etcd)
     current = [c for c in etcd.candidates.values() if c.epoch == epoch and c.name in rule.voters]

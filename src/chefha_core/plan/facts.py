@@ -35,9 +35,21 @@ def why_leader_stands(seen: Observation, policy: Policy) -> str:
 
     Two signals are asked for: the key is stale *and* its holder does not say that it leads.
     """
+    return _why_undisputed(seen, policy, policy.times.stale_after)
+
+
+def why_not_stand(seen: Observation, policy: Policy) -> str:
+    """Why this node does not stand for election; "" if it does, which may be before it may take the key.
+
+    A receiver that is cut too early costs a pause, never a commit. A key that was deleted gets no such head start.
+    """
+    deleted = seen.etcd is not None and seen.etcd.leader is None
+    return _why_undisputed(seen, policy, policy.times.stale_after if deleted else policy.times.stand_after)
+
+
+def _why_undisputed(seen: Observation, policy: Policy, limit: float) -> str:
     assert seen.etcd is not None
-    key = seen.etcd.leader
-    age, limit = key_age(seen), policy.times.stale_after
+    key, age = seen.etcd.leader, key_age(seen)
     if seen.now < seen.promised_until:
         return "this node promised the leader not to run for election while etcd has no quorum"
     if key is not None and key.state is LeaderState.RELEASING:
@@ -92,7 +104,8 @@ def look_again(
     wakes = [seen.now + times.interval]
     if seen.etcd is not None and not names_me(seen):
         since = seen.etcd.leader_changed_at
-        wakes += [t for t in (since + times.ask_leader_after, since + times.stale_after + 0.001) if t > seen.now]
+        due = (times.ask_leader_after, times.stand_after + 0.001, times.stale_after + 0.001)
+        wakes += [since + after for after in due if since + after > seen.now]
     if at is not None:
         wakes.append(at)
     return Plan(tuple(commands), role, reason, min(wakes))

@@ -31,9 +31,15 @@ class Timing:
         return self.ttl + GRACE - KERNEL_LATENESS
 
     @property
+    def stand_after(self) -> float:
+        """When a follower whom the leader does not answer stands for election: so early that all that is left to do
+        when the key is stale is to take it."""
+        return self.stale_after - self.probe_deadline
+
+    @property
     def ask_leader_after(self) -> float:
-        """When a follower asks the leader directly, early enough to have the answer when the key is stale."""
-        return self.stale_after - self.probe_deadline - 0.05
+        """When a follower asks the leader directly, early enough to have the answer when it may stand."""
+        return self.stand_after - self.probe_deadline
 
     @property
     def probe_deadline(self) -> float:
