@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -57,6 +58,7 @@ class Actor:
         self.memory, self.worker = memory, worker
         self.start_timeout = settings.leaderl.start_timeout_seconds
         self._beat = 0
+        self._checking = threading.Lock()
         self._quick: dict[type[c.Command], Callable[[Any, Observation], None]] = {
             c.Renew: self._renew,
             c.TakeKey: self._take_key,
@@ -165,6 +167,11 @@ class Actor:
         self.memory.took_at = sent_at
         self.memory.restarts = 0
         self.memory.lease = Lease(command.epoch, sent_at)
+        # Beside everything else, so that nobody has to wait for it later: no commit is acknowledged before a follower
+        # streams, and none streams without its slot. For the address of a leader that handed over nobody asks.
+        self.worker.aside(lambda: self.postgres.ensure_slots(n for n in self.settings.members if n != self.name))
+        if command.compared:
+            self.worker.aside(self._check_address)
 
     def _release_key(self, command: c.ReleaseKey, seen: Observation) -> None:
         key = LeaderKey(
@@ -254,13 +261,14 @@ class Actor:
             arp.announce(self.settings.vip, self.settings.vip_interface, still=self.address.present)
 
     def _check_address(self) -> None:
-        if time.monotonic() - self.memory.address_free_at < FREE_LIFE:
-            return
-        stranger = arp.who_has(self.settings.vip, self.settings.vip_interface)
-        self.memory.address_taken_by = stranger or ""
-        if stranger:
-            raise Failed(f"{stranger} answers for the VIP {self.settings.vip}: not taking it as long as it does")
-        self.memory.address_free_at = time.monotonic()
+        with self._checking:  # who comes while it is being checked waits for that check
+            if time.monotonic() - self.memory.address_free_at < FREE_LIFE:
+                return
+            stranger = arp.who_has(self.settings.vip, self.settings.vip_interface)
+            self.memory.address_taken_by = stranger or ""
+            if stranger:
+                raise Failed(f"{stranger} answers for the VIP {self.settings.vip}: not taking it as long as it does")
+            self.memory.address_free_at = time.monotonic()
 
     # ---- PostgreSQL, quick
 
@@ -290,10 +298,6 @@ class Actor:
 
     def _promote(self, command: c.Promote, seen: Observation) -> None:
         self._still_leads(command)
-        # Beside the promotion, so that nobody has to wait for it later: no commit is acknowledged before a follower
-        # streams, and none streams without its slot.
-        self.worker.aside(self._check_address)
-        self.worker.aside(lambda: self.postgres.ensure_slots(command.sync_names))
         self.memory.restarts += 1
         if set(seen.pg.sync_names) != set(command.sync_names):
             self.postgres.set_role("", command.sync_names)

@@ -14,11 +14,19 @@ from chefha_core.parts.etcd import EtcdClient, EtcdError
 
 log = logging.getLogger(__name__)
 
+#: seconds that a read gets at least, when a lease ends
+SHORTEST = 0.05
 
-def read_etcd(etcd: EtcdClient, memory: Memory) -> EtcdView | None:
-    """One linearizable read of the whole prefix; None, with a line in the log, without a quorum."""
+
+def read_etcd(etcd: EtcdClient, memory: Memory, ttl: float) -> EtcdView | None:
+    """One linearizable read of the whole prefix; None, with a line in the log, without a quorum.
+
+    A leader does not wait for it past the end of its lease: then it has to stop leading, whatever etcd says later.
+    """
+    left = memory.lease.sent_at + ttl - time.monotonic() if memory.lease else etcd.timeout
+    ends_meanwhile = -etcd.timeout < left < etcd.timeout  # or has just ended, and there may be much to stop
     try:
-        snapshot = etcd.range()
+        snapshot = etcd.range(timeout=max(SHORTEST, left) if ends_meanwhile else None)
     except EtcdError as error:
         if memory.view is not None:
             log.warning("etcd does not answer: %s", error)
@@ -34,10 +42,18 @@ def read_etcd(etcd: EtcdClient, memory: Memory) -> EtcdView | None:
 
 
 def observe(
-    name: str, etcd: EtcdClient, address: Address, pg: PgFacts, memory: Memory, job: str, paused: bool, failover: bool
+    name: str,
+    etcd: EtcdClient,
+    address: Address,
+    pg: PgFacts,
+    memory: Memory,
+    job: str,
+    paused: bool,
+    failover: bool,
+    ttl: float,
 ) -> Observation:
-    """What this node knows now; ``pg`` is the monitor's latest look."""
-    view = read_etcd(etcd, memory)
+    """What this node knows now; ``pg`` is the monitor's latest look, ``ttl`` the life of a lease in seconds."""
+    view = read_etcd(etcd, memory, ttl)
     memory.view = view
     memory.last_view = view or memory.last_view
     now = time.monotonic()

@@ -28,6 +28,7 @@ from chefha_core.parts.etcd import (
     Put,
     TlsFiles,
 )
+from chefha_core.parts.etcd_hedge import HOME
 from chefha_core.parts.etcd_watch import Doorbell
 from chefha_core.secrets import generate
 
@@ -629,6 +630,27 @@ def test_f32_the_watched_member_goes_away(client: EtcdClient, servers: EtcdServe
         until(lambda: len(ear.heard) >= len(writer.written))
         assert ear.values == writer.written, "events were missed, doubled or out of order"
         assert ear.gaps == 0
+
+
+def test_f32_watch_and_calls_come_home_to_the_first_member(client: EtcdClient, servers: EtcdServers) -> None:
+    """Whoever stays with another machine's member hears nothing when that machine is lost; nothing is missed by it."""
+    home = servers.members[0]
+    writer = Writer(servers.client(prefix=client.prefix, first=1))
+    with listening(client) as (bell, ear):
+        writer.start()
+        home.kill()
+        until(lambda: bell.endpoint != home.client_url and bell.listening.is_set())
+        client.get("x")
+        home.start()
+        until(lambda: bell.endpoint == home.client_url, 3 * HOME)
+        writer.stop()
+        until(lambda: len(ear.heard) >= len(writer.written))
+        assert ear.values == writer.written, "events were missed, doubled or out of order"
+    for member in servers.members[1:]:
+        member.pause()
+    assert client.status(home.client_url).member_id
+    with pytest.raises(EtcdUnreachable, match=rf"^[^(]*\({home.client_url}"):
+        client.get("x", timeout=0.4)
 
 
 def test_f24_a_member_without_a_leader_ends_its_watches(client: EtcdClient, servers: EtcdServers) -> None:

@@ -105,7 +105,9 @@ class Leaderl:
         self.monitor.history_from = self._upstream()
         if facts.streaming:
             self.memory.failed_rejoins = 0
-        return observe(self.name, self.etcd, self.address, facts, self.memory, job, paused, failover=True)
+        return observe(
+            self.name, self.etcd, self.address, facts, self.memory, job, paused, failover=True, ttl=self.times.ttl
+        )
 
     def _upstream(self) -> str:
         """Whose timeline history the monitor should read while this node does not stream."""

@@ -32,6 +32,9 @@ HEDGE = 0.25
 #: seconds in which a "compare failed" waits for the answer of an earlier, slower attempt of the same
 #: transaction
 SETTLE = 0.1
+#: seconds after which the first endpoint, usually this machine's own member, is asked first again: whoever stays with
+#: another's member hears nothing when that one's machine is lost
+HOME = 5.0
 #: threads that may hang at once before further attempts are refused (names that do not resolve hang for long)
 MOST_WORKERS = 64
 
@@ -92,7 +95,8 @@ class Transport:
             raise ValueError("no endpoints of etcd were given")
         self.endpoints = tuple(endpoints)
         self.tls = tls
-        self.current = self.endpoints[0]
+        self._current = self.endpoints[0]
+        self._home_at = 0.0
         self._start()
 
     def _start(self) -> None:
@@ -142,15 +146,19 @@ class Transport:
         *,
         won: Callable[[dict[str, Any]], bool] | None = None,
     ) -> Answer:
-        """The first answer within ``timeout`` seconds, beginning with the member that answered last time.
+        """The first answer within ``timeout`` seconds, beginning with the first endpoint, or for ``HOME`` seconds after
+        that failed with the one that answered last.
 
         ``won``: an answer for which it is False (a lost compare) waits a moment for answers to earlier
         attempts, which may be the winner it lost against. EtcdUnreachable, EtcdRefused.
         """
-        first = self.endpoints.index(self.current)
+        home, now = self.endpoints[0], time.monotonic()
+        first = self.endpoints.index(self._current if now < self._home_at else home)
         order = [*self.endpoints[first:], *self.endpoints[:first]]
         answer = _Hedge(self, path, body, timeout, won).run(order)
-        self.current = answer.endpoint
+        if first == 0 and answer.endpoint != home:
+            self._home_at = now + HOME
+        self._current = answer.endpoint
         return answer
 
     def ask_all(self, path: str, body: Mapping[str, Any], timeout: float) -> dict[str, Attempt]:

@@ -6,6 +6,7 @@ It is a doorbell, not a source of truth: whoever hears it reads etcd again befor
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import urllib3.exceptions
 
 from chefha_core.parts.etcd import EtcdClient, decode_kv, key_range
+from chefha_core.parts.etcd_hedge import HOME
 from chefha_core.parts.etcd_http import Attempt, EtcdError, MemberFailed, decode, open_pool, send
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,8 @@ OnChange = Callable[[str, str, str | None, int, float], None]
 class Doorbell(threading.Thread):
     """Watches the prefix of ``client`` and calls ``on_change`` for every event, in order, once.
 
-    After an error it goes on at another endpoint exactly where it was. ``on_gap()`` is called where that is
+    After an error it goes on at another endpoint exactly where it was, and tries the first one again every ``HOME``
+    seconds. ``on_gap()`` is called where that is
     impossible (compacted away, or etcd was restored and its revisions went back): then read everything again.
     Both are called in this thread and should return quickly; what they raise is logged and forgotten.
 
@@ -79,7 +82,9 @@ class Doorbell(threading.Thread):
             self.endpoint = endpoints[turn % len(endpoints)]
             turn += 1
             try:
-                self._watch(self.endpoint)
+                if self._watch(self.endpoint):
+                    turn = 0
+                    continue
                 self.problem = "the member ended the watch"
             except (MemberFailed, EtcdError, urllib3.exceptions.HTTPError, OSError) as error:
                 self.problem = str(error) or type(error).__name__
@@ -103,8 +108,9 @@ class Doorbell(threading.Thread):
                 pause = _PAUSES[0]
         self.listening.clear()
 
-    def _watch(self, endpoint: str) -> None:
-        """One watch on one endpoint, until it ends or breaks."""
+    def _watch(self, endpoint: str) -> bool:
+        """One watch on one endpoint, until it ends or breaks; True if it is time to try the first endpoint again."""
+        home_at = time.monotonic() + (HOME if endpoint != self._client.endpoints[0] else math.inf)
         request = {**key_range(self._client.prefix), "start_revision": str(self._next)}
         pool = open_pool(endpoint, self._client.tls)
         attempt = self._attempt = Attempt(endpoint, time.monotonic() + self._opening)
@@ -114,9 +120,12 @@ class Doorbell(threading.Thread):
             if sock is not None:
                 sock.settimeout(self._idle)
             if self._stopping.is_set():
-                return
+                return False
             for line in _lines(response, self._idle):
                 self._hear(decode(response.status, line), time.monotonic())
+                if time.monotonic() > home_at:
+                    return True
+            return False
         except urllib3.exceptions.ReadTimeoutError:
             raise MemberFailed(f"nothing was heard from it for {self._idle:g} s") from None
         finally:

@@ -25,6 +25,8 @@ from chefha_core.plan.facts import lease_ends, look_again, names_me, next_timeli
 from chefha_core.plan.fence import stop_leading
 from chefha_core.plan.policy import Policy
 
+#: seconds after the take-over in which the disk is left to the first commits
+SETTLE = 1.0
 #: starts of a dead PostgreSQL on the leader before it gives up
 RESTARTS = 2
 
@@ -102,7 +104,8 @@ def _upkeep(seen: Observation, policy: Policy) -> list[Command]:
     names = tuple(sorted(name for name in policy.members if name != seen.name))
     if set(seen.pg.slots) != set(names):
         commands.append(Slots("one slot for each other member", names))
-    if seen.pg.checkpoint_timeline != seen.pg.position.timeline and not seen.job:
+    settled = seen.now >= seen.took_at + SETTLE
+    if seen.pg.checkpoint_timeline != seen.pg.position.timeline and settled and not seen.job:
         commands.append(Checkpoint("others may rewind only after the new leader's first checkpoint"))
     return commands
 
