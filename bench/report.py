@@ -86,7 +86,7 @@ def _total(values: Sequence[int | None]) -> str:
 
 def progress(run: Run, of: int) -> str:
     """One line when a run is over."""
-    head = f"{run.scenario:<18} {run.number + 1} of {of}"
+    head = f"{run.subject}: {run.scenario:<18} {run.number + 1} of {of}"
     if run.error:
         return f"{head}  FAILED: {run.error.splitlines()[0]}"
     return (

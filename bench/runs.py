@@ -12,7 +12,7 @@ from lab.probe import ProbeResult
 from lab.witness import others
 
 from .scenarios import Scenario, Target
-from .subject import Subject
+from .subject import Chefha, Subject
 from .surroundings import busy_share
 
 WHOLE_TIMEOUT = 120.0
@@ -115,8 +115,8 @@ def _heal(lab: Lab, struck: list[str]) -> None:
     struck.clear()
 
 
-def status_times(lab: Lab, subject: Subject, times: int) -> dict[str, list[float]]:
-    """The product's status, asked on the leader: of a whole cluster, and with a member without power."""
+def status_times(lab: Lab, subject: Chefha, times: int) -> dict[str, list[float]]:
+    """chefha's status, asked on the leader: of a whole cluster, and with a member without power."""
     subject.await_whole(WHOLE_TIMEOUT)
     leader = subject.leader()
     found = {"whole": subject.status_seconds(leader, times)}

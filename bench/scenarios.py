@@ -32,10 +32,12 @@ class Scenario:
     #: whether another one must take over; otherwise the run goes on for `seconds` under load
     takes_over: bool = True
     seconds: float = 6.0
+    #: strikes what only chefha has
+    own: bool = False
 
 
-def _on_leader(kind: str, sentence: str, takes_over: bool = True) -> Scenario:
-    return Scenario(kind, sentence, ((kind, Target.LEADER),), takes_over=takes_over)
+def _on_leader(kind: str, sentence: str, takes_over: bool = True, own: bool = False) -> Scenario:
+    return Scenario(kind, sentence, ((kind, Target.LEADER),), takes_over=takes_over, own=own)
 
 
 SCENARIOS: Mapping[str, Scenario] = {
@@ -47,17 +49,17 @@ SCENARIOS: Mapping[str, Scenario] = {
         _on_leader("pause-host", "the leader's machine is frozen"),
         _on_leader("kill-postgres", "the leader's PostgreSQL is killed", takes_over=False),
         _on_leader("stop-postgres", "the leader's PostgreSQL hangs", takes_over=False),
-        _on_leader("kill-leaderl", "the leader's leaderl is killed", takes_over=False),
-        _on_leader("keep-leaderl-dead", "the leader's leaderl is killed and stays dead"),
-        _on_leader("stop-leaderl", "the leader's leaderl hangs"),
+        _on_leader("kill-leaderl", "the leader's leaderl is killed", takes_over=False, own=True),
+        _on_leader("keep-leaderl-dead", "the leader's leaderl is killed and stays dead", own=True),
+        _on_leader("stop-leaderl", "the leader's leaderl hangs", own=True),
         _on_leader("isolate", "the leader is cut from everything"),
         _on_leader("cut-peers", "the leader is cut from the other back ends"),
         _on_leader("cut-etcd", "the leader is cut from the others' etcd"),
         Scenario("follower-lost", "a follower's machine loses its power",
                  (("kill-host", Target.FOLLOWER),), takes_over=False),
         Scenario("kill-master", "the Salt master's machine loses its power",
-                 (("kill-master", Target.MASTER),), takes_over=False),
+                 (("kill-master", Target.MASTER),), takes_over=False, own=True),
         Scenario("no-master", "every master is dead, then the leader's machine loses its power",
-                 (("kill-master", Target.MASTER), ("kill-host", Target.LEADER))),
+                 (("kill-master", Target.MASTER), ("kill-host", Target.LEADER)), own=True),
     )
 }  # fmt: skip

@@ -1,14 +1,13 @@
 """The product that is measured, as far as a run needs to know it.
 
-To measure another product beside chefha: lay it out on the lab's machines, behind the same VIP, write a `Subject` for
-it, and put it into SUBJECTS. Every run then goes over all of them, the same scenarios with the same probe on the same
-machine at the same time of day, and each row of the table says whose it is. Numbers from elsewhere have no place here.
+Every scenario goes over all subjects, each behind the same VIP on the same machines with the same probe at the same
+time of day, and each row of the table says whose it is. Numbers from elsewhere have no place here.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from lab.api import Lab, LabError
@@ -36,6 +35,12 @@ class Subject(Protocol):
 
     name: str
 
+    def begin(self) -> None:
+        """Work on the lab's machines from now on; nothing to do is success."""
+
+    def end(self) -> None:
+        """Leave the machines to chefha, which they belong to."""
+
     def await_whole(self, timeout: float) -> float:
         """Wait until all three nodes are well; the seconds it took. LabError if they do not become so."""
 
@@ -51,9 +56,6 @@ class Subject(Protocol):
     def notes(self, leader: str) -> Mapping[str, Any]:
         """What the product itself tells about its last change of leader, kept with the run's numbers."""
 
-    def status_seconds(self, node: str, times: int) -> list[float]:
-        """How long the product's question about the whole cluster takes on a node, that many times."""
-
     def versions(self) -> Mapping[str, Any]:
         """What is installed, and how it is set up as far as it bears on the numbers."""
 
@@ -66,6 +68,12 @@ class Chefha:
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
         self._witness = Witness(lab.machines)
+
+    def begin(self) -> None:
+        """The lab runs chefha unless another subject has begun."""
+
+    def end(self) -> None:
+        """It stays."""
 
     def await_whole(self, timeout: float) -> float:
         return self._witness.await_converged(timeout)
@@ -89,6 +97,7 @@ class Chefha:
         return {key: status.get(key) for key in ("epoch", "steps", "reason")}
 
     def status_seconds(self, node: str, times: int) -> list[float]:
+        """How long cluster_status takes on a node, that many times."""
         command = [PYTHON, "-c", STATUS_PROGRAM, node, str(times)]
         seconds: list[float] = _loads(self._lab.machines.check(BY_NAME[node], command, 60 + 3 * times))
         return seconds
@@ -108,6 +117,3 @@ def _loads(text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise LabError(f"expected JSON, found: {text[:200]}") from error
-
-
-SUBJECTS: tuple[Callable[[Lab], Subject], ...] = (Chefha,)

@@ -19,8 +19,8 @@ from .topology import BACKENDS, MASTER, Node
 TABLE = "inet chefha_lab"
 UNIT = "chefha-leaderl.service"
 DROPIN = f"/run/systemd/system/{UNIT}.d/lab.conf"
-PIDFILE = "/var/lib/chefha/postgresql/data/postmaster.pid"
-POSTMASTER = f"$(head -n 1 {PIDFILE})"
+# The oldest: all others are its children. Whoever started it.
+POSTMASTER = "$(pgrep -o -x postgres)"
 LEADERL = f"$(systemctl show -P MainPID {UNIT})"
 STEP_TIMEOUT = 30.0
 FREEZE_TIMEOUT = 20.0

@@ -172,7 +172,7 @@ def running(machines: Machines, seconds: float = 20.0, interval: float = 0.01) -
     """
     if not 0 < seconds <= MAX_SECONDS:
         raise LabError(f"a probe runs for up to {MAX_SECONDS:.0f} s, not {seconds:g}")
-    user, password = _login(machines)
+    user, password = login(machines)
     run = uuid.uuid4().hex[:8]
     stop = f"{FOLDER}/{run}.stop"
     for node in (CLIENT, WATCH):
@@ -291,7 +291,7 @@ def _arp(raw: Mapping[str, Any]) -> Arp:
     return Arp(raw["probes"], raw["unanswered"], raw["doubles"], raw["announcements"], raw["conflicts"], holders)
 
 
-def _login(machines: Machines) -> tuple[str, str]:
+def login(machines: Machines) -> tuple[str, str]:
     """The front ends' role and password, from the pillar the lab wrote (JSON below one line)."""
     text = machines.check(MASTER, ["tail", "-n", "+2", "/srv/chefha-pillar/chefha.sls"], 10)
     tree = json.loads(text)["chefha"]

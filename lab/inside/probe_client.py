@@ -29,6 +29,9 @@ LANE = 1_000_000_000
 CROWDED = 10
 SLOW = 0.05
 
+# Which node answers: its cluster_name, but for a product that gives one and the same to all nodes.
+NODE = "coalesce(nullif(current_setting('lab.node', true), ''), current_setting('cluster_name'))"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -121,7 +124,7 @@ async def attempt(server: Server, job: Job, number: int, began: float, tally: Ta
     """One write over one new connection, at most `deadline` seconds from connecting to acknowledgement."""
     sql = (
         f"INSERT INTO {job.table} VALUES ({number}) "
-        "RETURNING current_setting('cluster_name'), substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
+        f"RETURNING {NODE}, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
     )
     start = time.monotonic() - began
     try:

@@ -104,7 +104,7 @@ class Actor:
             begun = time.monotonic()
             try:
                 self._quick[type(command)](command, seen)
-            except (Failed, EtcdError, PostgresError, AddressError, arp.ArpError, OSError) as error:
+            except (Failed, EtcdError, PostgresError, AddressError, arp.ArpError, OSError, ValueError) as error:
                 log.warning("%s failed: %s (%s)", kind, error, command.reason)
                 self.memory.note(kind, command.reason, time.monotonic() - begun, str(error))
                 return

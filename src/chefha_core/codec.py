@@ -51,15 +51,17 @@ def dump(fact: Any) -> str:
 
 
 def view(snapshot: Snapshot, now: float, previous: EtcdView | None = None) -> EtcdView:
-    """One read of the prefix as facts; ``previous`` carries on since when the leader key has not changed."""
+    """One read of the prefix as facts; ``previous`` carries on since when the leader key has not changed.
+
+    What somebody overwrote by hand counts as deleted, for all that is written again: leader, intent, candidacies,
+    reports. DamagedKey where that would forget what the cluster agreed on.
+    """
     kvs = snapshot.kvs
-    leader = _decode(kvs, "leader", leader_key)
+    leader = _unless_damaged(kvs, "leader", leader_key)
     revision = kvs["leader"].mod_revision if "leader" in kvs else 0
     unchanged = previous is not None and previous.leader_revision == revision
-    history = [json.loads(kv.value) for key, kv in kvs.items() if key.startswith("history/")]
-    timelines = {int(row.get("timeline", 0)) for row in history} | {
-        int(key[10:]) for key in kvs if key.startswith("timelines/")
-    }
+    history = _folder(kvs, "history/", history_row, _decode).values()
+    timelines = {timeline for _, timeline in history} | {int(key[10:]) for key in kvs if key.startswith("timelines/")}
     return EtcdView(
         revision=snapshot.revision,
         leader=leader,
@@ -70,8 +72,8 @@ def view(snapshot: Snapshot, now: float, previous: EtcdView | None = None) -> Et
         config=_decode(kvs, "config", lambda kv: ClusterConfig(**json.loads(kv.value))),
         initialiser=kvs["initialiser"].value if "initialiser" in kvs else "",
         sync=_decode(kvs, "sync", sync_rule),
-        intent=_decode(kvs, "intent", intent),
-        last_epoch=max([int(row.get("epoch", 0)) for row in history], default=0),
+        intent=_unless_damaged(kvs, "intent", intent),
+        last_epoch=max([epoch for epoch, _ in history], default=0),
         last_timeline=max(timelines, default=0),
         timelines=frozenset(timelines | ({leader.timeline} if leader else set())),
     )
@@ -108,6 +110,12 @@ def intent(kv: KeyValue) -> Intent:
     return Intent(data["to"], data["by"], int(data["epoch"]), kv.mod_revision)
 
 
+def history_row(kv: KeyValue) -> tuple[int, int]:
+    """Epoch and timeline of a row of the history."""
+    data = json.loads(kv.value)
+    return int(data.get("epoch", 0)), int(data.get("timeline", 0))
+
+
 def _known(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
     """Only the fields that ``kind`` has: a newer version may write more."""
     names = {field.name for field in dataclasses.fields(kind)}
@@ -119,11 +127,19 @@ def _decode(kvs: Mapping[str, Any], key: str, decoder: Any) -> Any:
         return None
     try:
         return decoder(kvs[key])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedKey(
             f"etcd key {key} holds {kvs[key].value[:80]!r}, which chefha did not write ({error}); delete it by hand"
         ) from error
 
 
-def _folder(kvs: Mapping[str, Any], folder: str, decoder: Any) -> dict[str, Any]:
-    return {key[len(folder) :]: _decode(kvs, key, decoder) for key in kvs if key.startswith(folder)}
+def _unless_damaged(kvs: Mapping[str, Any], key: str, decoder: Any) -> Any:
+    try:
+        return _decode(kvs, key, decoder)
+    except DamagedKey:
+        return None
+
+
+def _folder(kvs: Mapping[str, Any], folder: str, decoder: Any, decode: Any = _unless_damaged) -> dict[str, Any]:
+    found = {key[len(folder) :]: decode(kvs, key, decoder) for key in kvs if key.startswith(folder)}
+    return {name: fact for name, fact in found.items() if fact is not None}

@@ -19,7 +19,7 @@ SHORTEST = 0.05
 
 
 def read_etcd(etcd: EtcdClient, memory: Memory, ttl: float) -> EtcdView | None:
-    """One linearizable read of the whole prefix; None, with a line in the log, without a quorum.
+    """One linearizable read of the whole prefix; None, with a line in the log, without a quorum or with damaged keys.
 
     A leader does not wait for it past the end of its lease: then it has to stop leading, whatever etcd says later.
     """
@@ -27,14 +27,14 @@ def read_etcd(etcd: EtcdClient, memory: Memory, ttl: float) -> EtcdView | None:
     ends_meanwhile = -etcd.timeout < left < etcd.timeout  # or has just ended, and there may be much to stop
     try:
         snapshot = etcd.range(timeout=max(SHORTEST, left) if ends_meanwhile else None)
-    except EtcdError as error:
+        now = time.monotonic()
+        view = codec.view(snapshot, now, memory.last_view)
+    except (EtcdError, codec.DamagedKey) as error:
         if memory.view is not None:
             log.warning("etcd does not answer: %s", error)
         return None
     if memory.view is None and memory.last_view is not None:
         log.info("etcd answers again")
-    now = time.monotonic()
-    view = codec.view(snapshot, now, memory.last_view)
     revision, heard_at = memory.heard
     if revision == view.leader_revision and heard_at < view.leader_changed_at:
         view = dataclasses.replace(view, leader_changed_at=heard_at)

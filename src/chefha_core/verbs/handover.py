@@ -127,6 +127,8 @@ def _hand_over(settings: Settings, name: str, to: str, timeout: float, on_step: 
         return _outcome(view, after, progress)
     except EtcdError as error:
         raise VerbError(f"{asked}: etcd does not answer with a quorum ({error}); nothing was changed") from error
+    except codec.DamagedKey as error:
+        raise VerbError(f"{asked}: {error}; nothing was changed") from error
     finally:
         client.close()
 
