@@ -31,8 +31,14 @@ log = logging.getLogger(__name__)
 
 #: seconds for which "nobody answered for the VIP" counts
 FREE_LIFE = 1.0
+#: seconds that giving the address to the kernel may take at most
+HOLDING = 0.02
+#: seconds for which a node that was elected and could not lead is not elected again
+UNFIT = 60.0
+#: rows of the history that are kept
+KEPT_EPOCHS = 50
 #: not worth a line in the log: they come with every round
-QUIET = (c.HoldAddress, c.Renew, c.AskLeader, c.Slots)
+QUIET = (c.HoldAddress, c.Renew, c.AskLeader)
 
 
 class Failed(Exception):
@@ -73,12 +79,12 @@ class Actor:
             c.AskLeader: lambda command, seen: self.peers.ask_leader(command.name),
             c.HoldAddress: self._hold_address,
             c.DropAddress: lambda command, seen: self.address.drop(),
-            c.EndClientSessions: lambda command, seen: self.postgres.end_client_sessions(),
+            c.EndClientSessions: self._end_client_sessions,
             c.KillPostgres: lambda command, seen: self.worker.emergency(self._kill),
             c.Follow: lambda command, seen: self._set_role(command.upstream, seen.pg.sync_names),
-            c.Slots: self._slots,
         }
         self._jobs: dict[type[c.Command], Callable[[Any, Observation], object]] = {
+            c.Slots: self._slots,
             c.CutReceiver: lambda command, seen: self.postgres.cut_receiver(timeout=self.settings.ttl),
             c.Promote: self._promote,
             c.StartPrimary: self._start_primary,
@@ -159,6 +165,7 @@ class Actor:
             Put(f"history/{command.epoch}", json.dumps(history)),
             Delete("intent"),
             Delete(f"candidates/{self.name}"),
+            Delete(f"history/{command.epoch - KEPT_EPOCHS}"),
         )
         more = (*unchanged, Compare.absent(f"history/{command.epoch}"))
         sent_at = self._write_key(key, command.expect, also, more)
@@ -179,6 +186,8 @@ class Actor:
         )
         result = json.dumps({"epoch": command.epoch, "to": command.to, "outcome": "released", "reason": command.reason})
         self._write_key(key, command.expect, (Put("intent_result", result), Delete("intent")))
+        if not command.clean and not command.fit:
+            self.memory.unfit, self.memory.unfit_until = command.reason, time.monotonic() + UNFIT
 
     # ---- elections and agreements
 
@@ -192,7 +201,7 @@ class Actor:
         with self.memory.standing_lock:
             if time.monotonic() < self.memory.promised_until:
                 raise Failed("this node has promised the leader not to stand")
-            self.memory.standing = True
+            self.memory.standing, self.memory.stood_against = True, revision
             if not self.etcd.txn([unchanged], [Put(f"candidates/{self.name}", value)]).succeeded:
                 raise Failed("the leader key has changed: looking again")
         self.memory.asserted_at = time.monotonic()
@@ -253,12 +262,23 @@ class Actor:
             raise Failed("no lease")
         if command.check:
             self._check_address()
-        lifetime = math.floor(lease.sent_at + command.seconds - time.monotonic())
+        ends = lease.sent_at + command.seconds
+        lifetime = math.floor(ends - HOLDING - time.monotonic())
         if lifetime < 1:
             raise Failed("too little is left of the lease; the address follows the next renewal")
         self.address.hold(lifetime)
+        if time.monotonic() + lifetime > ends:  # this process or the machine stood still meanwhile
+            self.address.drop()
+            raise Failed("giving the address to the kernel took too long for what was left of the lease: withdrawn")
         if command.take:
+            self._announce()
+
+    def _announce(self) -> None:
+        try:
             arp.announce(self.settings.vip, self.settings.vip_interface, still=self.address.present)
+        except arp.ArpError:
+            self.address.drop()  # or no later round would announce it
+            raise
 
     def _check_address(self) -> None:
         with self._checking:  # who comes while it is being checked waits for that check
@@ -276,10 +296,16 @@ class Actor:
         self.postgres.set_role(upstream, sync_names)
         self.worker.look()
 
+    def _end_client_sessions(self, command: c.EndClientSessions, seen: Observation) -> None:
+        """A session that does not end must not keep anything else from happening: PostgreSQL is stopped anyway."""
+        try:
+            self.postgres.end_client_sessions()
+        except PostgresError as error:
+            log.warning("%s", error)
+
     def _slots(self, command: c.Slots, seen: Observation) -> None:
-        self.postgres.drop_slots([name for name in seen.pg.slots if name not in command.names])
         self.postgres.ensure_slots(command.names)
-        self.worker.look()
+        self.postgres.drop_slots([name for name in seen.pg.slots if name not in command.names])
 
     def _kill(self) -> None:
         self.postgres.stop("immediate", 5.0)

@@ -60,8 +60,12 @@ def view(snapshot: Snapshot, now: float, previous: EtcdView | None = None) -> Et
     leader = _unless_damaged(kvs, "leader", leader_key)
     revision = kvs["leader"].mod_revision if "leader" in kvs else 0
     unchanged = previous is not None and previous.leader_revision == revision
+    asked = _unless_damaged(kvs, "intent", intent)
+    asked_before = previous is not None and previous.intent == asked
     history = _folder(kvs, "history/", history_row, _decode).values()
-    timelines = {timeline for _, timeline in history} | {int(key[10:]) for key in kvs if key.startswith("timelines/")}
+    timelines = {timeline for _, timeline in history} | {
+        int(key[10:]) for key in kvs if key.startswith("timelines/") and key[10:].isdigit()
+    }
     return EtcdView(
         revision=snapshot.revision,
         leader=leader,
@@ -69,10 +73,11 @@ def view(snapshot: Snapshot, now: float, previous: EtcdView | None = None) -> Et
         leader_changed_at=previous.leader_changed_at if previous and unchanged else now,
         candidates=_folder(kvs, "candidates/", candidacy),
         members=_folder(kvs, "members/", member_report),
-        config=_decode(kvs, "config", lambda kv: ClusterConfig(**json.loads(kv.value))),
+        config=_decode(kvs, "config", cluster_config),
         initialiser=kvs["initialiser"].value if "initialiser" in kvs else "",
         sync=_decode(kvs, "sync", sync_rule),
-        intent=_unless_damaged(kvs, "intent", intent),
+        intent=asked,
+        intent_seen_at=previous.intent_seen_at if previous and asked_before else now,
         last_epoch=max([epoch for epoch, _ in history], default=0),
         last_timeline=max(timelines, default=0),
         timelines=frozenset(timelines | ({leader.timeline} if leader else set())),
@@ -108,6 +113,11 @@ def intent(kv: KeyValue) -> Intent:
     """A hand-over asked for, as a fact."""
     data = json.loads(kv.value)
     return Intent(data["to"], data["by"], int(data["epoch"]), kv.mod_revision)
+
+
+def cluster_config(kv: KeyValue) -> ClusterConfig:
+    """What the cluster agreed on, as a fact."""
+    return ClusterConfig(**_known(ClusterConfig, json.loads(kv.value)))
 
 
 def history_row(kv: KeyValue) -> tuple[int, int]:

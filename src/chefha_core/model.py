@@ -191,6 +191,8 @@ class EtcdView:
     initialiser: str = ""
     sync: SyncRule | None = None
     intent: Intent | None = None
+    #: own clock, when this node first saw ``intent``
+    intent_seen_at: float = 0.0
     #: the highest epoch and timeline in history/, for a leader key that was deleted
     last_epoch: int = 0
     last_timeline: int = 0

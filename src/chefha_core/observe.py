@@ -56,6 +56,8 @@ def observe(
     view = read_etcd(etcd, memory, ttl)
     memory.view = view
     memory.last_view = view or memory.last_view
+    if view and name not in view.candidates and view.leader_revision != memory.stood_against:
+        memory.standing = False  # the candidacy is gone, or its write failed and cannot succeed any more
     now = time.monotonic()
     return Observation(
         now=now,
@@ -78,6 +80,6 @@ def observe(
         asserted_at=memory.asserted_at,
         prepared_for=memory.prepared_for,
         restarts=memory.restarts,
-        unfit=memory.unfit,
+        unfit=memory.unfit if now < memory.unfit_until else "",
         failover=failover,
     )

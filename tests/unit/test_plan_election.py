@@ -238,9 +238,9 @@ def test_an_unfit_node_asserts_what_it_holds_but_says_that_it_must_not_lead() ->
 def test_f41_a_primary_that_does_not_lead_is_killed_before_anything_else() -> None:
     for etcd in (view(), stale(), released()):
         assert kinds(follower(etcd=etcd, pg=primary(), address=True))[:3] == [
+            c.KillPostgres,
             c.DropAddress,
             c.EndClientSessions,
-            c.KillPostgres,
         ]
 
 

@@ -101,11 +101,11 @@ TABLE: list[tuple[str, Observation, list[type[c.Command]], str]] = [
         [],
         "not streaming",
     ),
-    ("F42 primary by hand: killed", follower(pg=primary()), [c.EndClientSessions, c.KillPostgres], "a leads"),
+    ("F42 primary by hand: killed", follower(pg=primary()), [c.KillPostgres, c.EndClientSessions], "a leads"),
     (
         "F42 starting as a primary: killed",
         follower(pg=primary(state=PgState.STARTING)),
-        [c.EndClientSessions, c.KillPostgres],
+        [c.KillPostgres, c.EndClientSessions],
         "a leads",
     ),
     ("busy", follower(pg=cut(), job="StartStandby"), [], "busy"),

@@ -30,7 +30,7 @@ from chefha_core.plan import fence
 DUE = Lease(3, NOW - 0.6)
 PROMOTING = dataclasses.replace(KEY, state=LeaderState.PROMOTING, timeline=5)
 DEAD = stopped(was_primary=True, position=None)
-ASKED = view(intent=Intent("b", "operator", 3, mod_revision=45))
+ASKED = view(intent=Intent("b", "operator", 3, mod_revision=45), intent_seen_at=NOW - 0.1)
 
 TABLE: list[tuple[str, Observation, list[type[c.Command]], str]] = [
     ("all is well, nothing is due", leader(), [], "leads"),
@@ -68,13 +68,13 @@ TABLE: list[tuple[str, Observation, list[type[c.Command]], str]] = [
     (
         "F38 key deleted, no lease: stop",
         leader(etcd=view(leader=None, leader_revision=0), lease=None),
-        [c.DropAddress, c.EndClientSessions, c.KillPostgres],
+        [c.KillPostgres, c.DropAddress, c.EndClientSessions],
         "nobody leads",
     ),
     (
         "F39 another cluster's data is never touched",
         leader(pg=primary(system_id="other")),
-        [c.DropAddress, c.EndClientSessions, c.KillPostgres],
+        [c.KillPostgres, c.DropAddress, c.EndClientSessions],
         "another cluster",
     ),
     (
@@ -227,7 +227,7 @@ TABLE: list[tuple[str, Observation, list[type[c.Command]], str]] = [
     (
         "F33 lease over: stop",
         leader(etcd=None, lease=Lease(3, NOW - 3.1)),
-        [c.DropAddress, c.EndClientSessions, c.KillPostgres],
+        [c.KillPostgres, c.DropAddress, c.EndClientSessions],
         "not leading",
     ),
     (
@@ -269,7 +269,7 @@ def test_release_and_renewal_compare_the_revision_that_was_seen() -> None:
 
 def test_nothing_but_stopping_follows_from_a_key_that_names_another() -> None:
     seen = dataclasses.replace(leader(), name="b")
-    assert kinds(seen) == [c.DropAddress, c.EndClientSessions, c.KillPostgres]
+    assert kinds(seen) == [c.KillPostgres, c.DropAddress, c.EndClientSessions]
 
 
 VIEW = view()

@@ -15,7 +15,7 @@ from chefha_core.leaderl.report import Reporter, changed
 from chefha_core.leaderl.worker import Worker
 from chefha_core.model import LeaderState, MemberReport, Observation, PgFacts, PgState
 from chefha_core.observe import observe
-from chefha_core.parts.address import Address
+from chefha_core.parts.address import Address, AddressError
 from chefha_core.parts.etcd import Compare, EtcdError, Put
 from chefha_core.parts.etcd_watch import Doorbell
 from chefha_core.parts.postgres import Postgres
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 RINGS = ("candidates/", "intent", "config", "initialiser", "sync")
 #: seconds by which CLOCK_BOOTTIME may move on without CLOCK_MONOTONIC before the machine counts as paused
 PAUSE = 0.5
+#: seconds for which a follower must have been one before the data is deleted that its clone replaced
+PROVEN = 60.0
 
 
 class Leaderl:
@@ -64,6 +66,7 @@ class Leaderl:
         self._told: tuple[str, str] = ("", "")
         self._reported: MemberReport | None = None
         self._recorded = 0
+        self._tidied = False
         self._acted: tuple[Command, ...] = ()
 
     # ---- the loop
@@ -75,13 +78,20 @@ class Leaderl:
         self.doorbell.start()
         self.reporter.start()
         while True:
-            decided = self.round()
-            self.memory.bell.wait(max(0.002, decided.wake_at - time.monotonic()))
+            try:
+                wake_at = self.round().wake_at
+            except Exception:  # the lease runs out meanwhile, and the kernel drops the address
+                log.exception("a round failed")
+                wake_at = time.monotonic() + self.times.interval
+            self.memory.bell.wait(max(0.002, wake_at - time.monotonic()))
             self.memory.bell.clear()
 
     def round(self) -> Plan:
         """One round; never raises for what can happen to a node."""
-        seen = self._observe()
+        paused = self._paused()
+        if paused:
+            self._forget_the_lease()
+        seen = self._observe(paused)
         decided = plan(seen, self.policy)
         if (decided.role, decided.reason) != self._told:
             log.info("%s: %s", decided.role, decided.reason)
@@ -95,13 +105,24 @@ class Leaderl:
         self._acted = acted
         return decided
 
-    def _observe(self) -> Observation:
+    def _paused(self) -> bool:
+        """True if the machine was suspended since the last round."""
         slept = _suspended()
         paused, self._slept = slept - self._slept > PAUSE, slept
-        if paused:
-            self.memory.lease = None
+        return paused
+
+    def _forget_the_lease(self) -> None:
+        """Before anything is asked: another may lead by now, and the address's lifetime stood still, too."""
+        self.memory.lease = None
+        try:
+            if self.address.present():
+                self.address.drop()
+        except AddressError as error:
+            log.warning("after a pause of the machine: %s", error)
+
+    def _observe(self, paused: bool) -> Observation:
         job = self.memory.job  # before the facts: a job that is over has had PostgreSQL looked at
-        facts: PgFacts = self.monitor.facts
+        facts: PgFacts = self.monitor.recent_facts()
         self.monitor.history_from = self._upstream()
         if facts.streaming:
             self.memory.failed_rejoins = 0
@@ -130,8 +151,19 @@ class Leaderl:
         ):
             self._recorded = key.epoch
             self._record(key.epoch)
+        self._tidy(seen.pg)
         with self.memory.round_done:
             self.memory.round_done.notify_all()
+
+    def _tidy(self, facts: PgFacts) -> None:
+        """Once a clone has proved itself, what it replaced is deleted; tried once, then left to people."""
+        old = self.postgres.places.old
+        if not self._tidied and facts.streaming and facts.since > PROVEN and old.exists():
+            self._tidied = True
+            log.info("this follower streams for %d s: deleting %s, which its clone replaced", facts.since, old)
+            self.worker.aside(self.postgres.forget_old_data)
+        elif self.memory.job == "Clone":
+            self._tidied = False
 
     def _record(self, epoch: int) -> None:
         """Complete history/EPOCH with what the take-over consisted of."""

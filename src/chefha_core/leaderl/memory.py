@@ -42,6 +42,8 @@ class Memory:
     promised_until: float = 0.0
     #: from the attempt to post a candidacy until it is withdrawn: then nothing is promised to the leader
     standing: bool = False
+    #: revision of the leader key that the candidacy was compared with: once it has changed, no late write counts
+    stood_against: int = 0
     #: held while a candidacy is posted and while a promise is made, so that never both happen
     standing_lock: threading.Lock = field(default_factory=threading.Lock)
     job: str = ""
@@ -57,6 +59,8 @@ class Memory:
     #: own clock when nobody answered for the VIP
     address_free_at: float = 0.0
     unfit: str = ""
+    #: own clock until when ``unfit`` counts
+    unfit_until: float = 0.0
     role: str = "waiting_for_leader"
     reason: str = "leaderl has just started"
     steps: deque[Step] = field(default_factory=lambda: deque(maxlen=200))

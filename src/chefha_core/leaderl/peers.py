@@ -38,7 +38,7 @@ class Peers:
             try:
                 leads = bool(self._ask(leader, {"question": "leads"}).get("epoch"))
                 answer = Probe.LEADS if leads else Probe.DENIES
-            except (urllib3.exceptions.HTTPError, ForgedMessage, OSError) as error:
+            except (urllib3.exceptions.HTTPError, ForgedMessage, OSError, KeyError) as error:
                 log.info("asked %s whether it leads: %s", leader, error)
                 answer = Probe.SILENT
             self.memory.probe = (answer, time.monotonic())

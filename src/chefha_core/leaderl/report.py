@@ -35,7 +35,7 @@ class Reporter(threading.Thread):
             try:
                 self._once()
                 self._failing = False
-            except EtcdError as error:
+            except (EtcdError, OSError, ValueError) as error:
                 if not self._failing:
                     log.warning("cannot report to etcd: %s", error)
                 self._failing, self._lease = True, 0

@@ -44,9 +44,11 @@ class Worker:
             seconds = time.monotonic() - begun
             self.memory.note(name, reason, seconds, outcome)
             log.info("%s: %s after %.3f s", name, outcome, seconds)
-            self.look()
-            self.memory.job = ""
-            self.memory.bell.set()
+            try:
+                self.look()
+            finally:
+                self.memory.job = ""
+                self.memory.bell.set()
 
     def emergency(self, job: Callable[[], None]) -> None:
         """Run ``job`` now, beside whatever else runs; not twice at once."""

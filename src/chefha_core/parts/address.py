@@ -13,12 +13,22 @@ import math
 import os
 import shutil
 import socket
+import struct
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 #: what the kernel says for an address without an end
 _FOR_EVER = 0xFFFFFFFF
+
+
+# Linux: include/uapi/linux/{netlink,rtnetlink,if_addr}.h
+_RTM_NEWADDR, _NLMSG_ERROR = 20, 2
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_REPLACE, _NLM_F_CREATE = 0x1, 0x4, 0x100, 0x400
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO, _IFA_FLAGS = 1, 2, 6, 8
+_NOPREFIXROUTE = struct.pack("=I", 0x200)
+_HEADER = struct.Struct("=IHHII")
 
 
 class AddressError(Exception):
@@ -48,13 +58,22 @@ class Address:
         self._ip = shutil.which("ip", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or "ip"
 
     def hold(self, lifetime_seconds: int) -> None:
-        """Add the VIP, or start its lifetime again. The caller counts from before this call. AddressError."""
+        """Add the VIP, or start its lifetime again. The caller counts from before this call. AddressError.
+
+        Asks the kernel directly: between the caller's look at the clock and the kernel's there must be next to nothing,
+        for a process that is stopped in between would start a lifetime that is over for everybody else.
+        """
         if lifetime_seconds < 1:
             raise ValueError(f"a lifetime of {lifetime_seconds} s is none; at least 1 is needed")
-        self._run(
-            "addr", "replace", f"{self.vip}/32", "dev", self.interface,
-            "valid_lft", str(int(lifetime_seconds)), "preferred_lft", "0", "noprefixroute",
-        )  # fmt: skip
+        local = socket.inet_aton(self.vip)
+        cache = struct.pack("=IIII", 0, int(lifetime_seconds), 0, 0)  # preferred for 0 s: never a source address
+        attributes = ((_IFA_LOCAL, local), (_IFA_ADDRESS, local), (_IFA_CACHEINFO, cache), (_IFA_FLAGS, _NOPREFIXROUTE))
+        try:
+            index = socket.if_nametoindex(self.interface)
+            _netlink(_RTM_NEWADDR, _NLM_F_CREATE | _NLM_F_REPLACE, index, attributes, self.timeout)
+        except OSError as error:
+            what = f"the VIP {self.vip} could not be given to {self.interface} for {lifetime_seconds} s"
+            raise AddressError(f"{what}: {error.strerror or error}") from error
 
     def drop(self) -> None:
         """Remove the VIP from wherever this node has it; fine if it has not. AddressError if it is still
@@ -149,3 +168,19 @@ class Address:
             reason = " ".join(errors.split()) or f"exit status {process.returncode}"
             raise AddressError(f"'{shown}' failed: {reason}")
         return output
+
+
+def _netlink(kind: int, flags: int, index: int, attributes: Iterable[tuple[int, bytes]], timeout: float) -> None:
+    """One request about an IPv4 /32 on the interface ``index``, and the kernel's answer; OSError if it refuses."""
+    body = struct.pack("=BBBBI", socket.AF_INET, 32, 0, 0, index)
+    for number, value in attributes:
+        body += struct.pack("=HH", 4 + len(value), number) + value  # all of them are multiples of 4 long
+    head = _HEADER.pack(_HEADER.size + len(body), kind, _NLM_F_REQUEST | _NLM_F_ACK | flags, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+        netlink.settimeout(timeout)
+        netlink.send(head + body)
+        answer = netlink.recv(4096)
+    if _HEADER.unpack_from(answer)[1] == _NLMSG_ERROR:
+        (code,) = struct.unpack_from("=i", answer, _HEADER.size)
+        if code:
+            raise OSError(-code, os.strerror(-code))

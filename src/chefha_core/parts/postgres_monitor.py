@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 HUNG_AFTER = 2
 #: the same if it is not: it may be no more than slow on a busy machine, and to kill it would only add to the work
 STUCK_AFTER = 6
+#: seconds after which a look that has not ended, or was not possible, is taken for a PostgreSQL that hangs
+BLIND = 8.0
 #: seconds after which an upstream's history is read again
 REREAD = 1.0
 #: seconds between two looks while PostgreSQL starts or stands for election
@@ -125,6 +127,13 @@ class PostgresMonitor(threading.Thread):
             found = self._postgres.look(timeout=self._timeout)
             self._take(replace(found, facts=self._histories.add(found.facts, self.history_from)), begun)
             return self.facts
+
+    def recent_facts(self) -> PgFacts:
+        """``facts``, but HUNG where nobody has been able to look for too long: old facts would lead for ever."""
+        blind = time.monotonic() - self.looked_at
+        if blind < max(BLIND, 4 * self._interval) or self.facts.state in (PgState.EMPTY, PgState.STOPPED):
+            return self.facts
+        return replace(self.facts, state=PgState.HUNG, problem=f"nobody could look at PostgreSQL for {blind:.0f} s")
 
     def close(self) -> None:
         """End the thread."""

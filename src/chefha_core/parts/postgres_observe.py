@@ -127,11 +127,20 @@ class Observer:
         return PgFacts(
             state=PgState.STARTING,
             system_id=control.system_id,
+            upstream=self._wished_upstream(),
             was_primary=control.was_primary and not self._places.standby_signal.exists(),
             checkpoint_timeline=control.timeline,
             redo_bytes=self._redo(control),
             problem=problem,
         )
+
+    def _wished_upstream(self) -> str:
+        """Where role.conf points to, as long as the server cannot be asked."""
+        with contextlib.suppress(OSError):
+            for line in self._places.role_conf.read_text(encoding="utf-8").splitlines():
+                if line.startswith("primary_conninfo"):
+                    return upstream(line)
+        return ""
 
     # ---- a server that answers
 

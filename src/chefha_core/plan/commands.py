@@ -57,6 +57,8 @@ class ReleaseKey(Command):
     lsn: int
     to: str
     clean: bool
+    #: False: this node could not lead, and shall not be elected again for a while
+    fit: bool = True
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,7 @@ class Slots(Command):
     """Create and drop physical replication slots so that exactly those of ``names`` exist."""
 
     names: tuple[str, ...]
+    job: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,16 @@ one transaction over all that it compared. The receiver is connected again only 
 from __future__ import annotations
 
 from chefha_core.model import Candidacy, EtcdView, LeaderKey, LeaderState, Observation, PgState, Probe
-from chefha_core.plan.commands import AskLeader, Command, CutReceiver, Plan, PostCandidacy, StartStandby, TakeKey
+from chefha_core.plan.commands import (
+    AskLeader,
+    Command,
+    CutReceiver,
+    KillPostgres,
+    Plan,
+    PostCandidacy,
+    StartStandby,
+    TakeKey,
+)
 from chefha_core.plan.facts import (
     key_age,
     look_again,
@@ -57,6 +66,8 @@ def _step(seen: Observation, etcd: EtcdView, policy: Policy) -> tuple[list[Comma
         return [
             StartStandby("nobody leads: see where its log ends", "")
         ], "nobody leads; starting PostgreSQL to stand for election"
+    if pg.state is PgState.HUNG:
+        return [KillPostgres("nobody leads, and PostgreSQL does not answer")], "nobody leads; PostgreSQL hangs here"
     if pg.state is not PgState.STANDBY or pg.position is None:
         return [], f"nobody leads; PostgreSQL here is {pg.state} and cannot assert anything"
     foreign = why_nobodys_log(etcd, pg.position)

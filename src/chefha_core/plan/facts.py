@@ -41,10 +41,13 @@ def why_leader_stands(seen: Observation, policy: Policy) -> str:
 def why_not_stand(seen: Observation, policy: Policy) -> str:
     """Why this node does not stand for election; "" if it does, which may be before it may take the key.
 
-    A receiver that is cut too early costs a pause, never a commit. A key that was deleted gets no such head start.
+    Where commits wait for a second node, a receiver that is cut too early costs a pause and never a commit. There is no
+    such head start where they do not wait, for what is committed while the old leader still has the VIP would be lost,
+    nor after a key that was deleted.
     """
-    deleted = seen.etcd is not None and seen.etcd.leader is None
-    return _why_undisputed(seen, policy, policy.times.stale_after if deleted else policy.times.stand_after)
+    assert seen.etcd is not None
+    early = seen.etcd.leader is not None and (seen.etcd.sync or policy.sync_rule).numsync
+    return _why_undisputed(seen, policy, policy.times.stand_after if early else policy.times.stale_after)
 
 
 def _why_undisputed(seen: Observation, policy: Policy, limit: float) -> str:

@@ -78,13 +78,15 @@ def not_leader(seen: Observation, policy: Policy) -> Plan | None:
 
 
 def stop_leading(seen: Observation, why: str) -> list[Command]:
-    """Withdraw the address, cut the clients, stop a primary before it can acknowledge anything more."""
-    commands: list[Command] = []
+    """Stop a primary before it can acknowledge anything more, withdraw the address, cut the clients.
+
+    The kill goes on by itself and comes first: whatever hangs in the other two must not keep it from happening.
+    """
+    primary = seen.pg.state is PgState.PRIMARY or (seen.pg.was_primary and seen.pg.state in _MAYBE_PRIMARY)
+    commands: list[Command] = [KillPostgres(why)] if primary else []
     if seen.address:
         commands.append(DropAddress(why))
-    if seen.pg.state is PgState.PRIMARY or (seen.pg.was_primary and seen.pg.state in _MAYBE_PRIMARY):
-        commands += [EndClientSessions(why), KillPostgres(why)]
-    return commands
+    return commands + ([EndClientSessions(why)] if primary else [])
 
 
 _MAYBE_PRIMARY = (PgState.STARTING, PgState.HUNG)

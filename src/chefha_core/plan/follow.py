@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from chefha_core.model import LeaderState, Observation, PgState
-from chefha_core.plan.commands import Clone, Command, Follow, Plan, Rewind, Slots, StartStandby, WithdrawCandidacy
+from chefha_core.plan.commands import (
+    Clone,
+    Command,
+    Follow,
+    KillPostgres,
+    Plan,
+    Rewind,
+    Slots,
+    StartStandby,
+    WithdrawCandidacy,
+)
 from chefha_core.plan.facts import diverged, look_again
 from chefha_core.plan.policy import Policy
 
@@ -25,7 +35,11 @@ def follow(seen: Observation, policy: Policy) -> Plan | None:
         return look_again(seen, policy, [WithdrawCandidacy(why)], role, why, seen.now)
     if seen.job:
         return look_again(seen, policy, (), role, f"busy: {seen.job}")
-    command, reason = _next(seen, policy.members[leader.name], leader.name)
+    upstream = policy.members.get(leader.name)
+    if upstream is None:
+        why = f"etcd says that {leader.name} leads, which the pillar does not name"
+        return look_again(seen, policy, (), role, why)
+    command, reason = _next(seen, upstream, leader.name)
     return look_again(seen, policy, [command] if command else [], role, reason, seen.now + 0.5 if command else None)
 
 
@@ -33,7 +47,11 @@ def _next(seen: Observation, upstream: str, leader: str) -> tuple[Command | None
     pg = seen.pg
     if pg.state is PgState.STANDBY:
         return _while_running(seen, upstream, leader)
-    if pg.state in (PgState.STARTING, PgState.HUNG, PgState.PRIMARY):
+    if pg.state is PgState.HUNG:
+        return KillPostgres("PostgreSQL does not answer"), "PostgreSQL does not answer: ending it"
+    if pg.state is PgState.STARTING and not pg.was_primary and pg.upstream != upstream:
+        return Follow(f"{leader} leads", upstream), f"pointing to {leader}, without whose log it may not get up"
+    if pg.state in (PgState.STARTING, PgState.PRIMARY):
         return None, f"PostgreSQL is {pg.state}"
     if seen.now < seen.retry_at:
         return (

@@ -34,6 +34,9 @@ def prepare(seen: Observation, policy: Policy, key: LeaderKey) -> Step | None:
             ClearIntent("asked of an earlier leader", intent.to, intent.epoch, "a new leader came in between")
         ], "leads"
     to = intent.to or _best(seen, etcd, policy)
+    if seen.now > etcd.intent_seen_at + policy.times.handover_timeout:
+        why = f"not possible within {policy.times.handover_timeout:g} s"
+        return [ClearIntent(why, intent.to, intent.epoch, why)], f"keeps leading: hand-over {why}"
     why = why_not(seen, etcd, policy, to) if to else "no follower is eligible"
     if why:
         return [ClearIntent(why, intent.to, intent.epoch, why)], f"keeps leading: {why}"

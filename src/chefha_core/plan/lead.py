@@ -43,6 +43,9 @@ def lead(seen: Observation, policy: Policy) -> Plan | None:
     if seen.name in etcd.candidates:
         why = "the new leader stands no more"
         return look_again(seen, policy, [WithdrawCandidacy(why)], "promoting", why, seen.now)
+    older = _why_etcd_is_older(seen, etcd)
+    if older:
+        return look_again(seen, policy, stop_leading(seen, older), "blocked", older)
     if seen.lease is None or seen.lease.epoch != key.epoch or seen.paused or seen.now >= lease_ends(seen, policy):
         return _regain(seen, policy, key)
     if seen.pg.state is PgState.PRIMARY:
@@ -56,6 +59,22 @@ def _lost_key(seen: Observation, etcd: EtcdView) -> LeaderKey:
     return LeaderKey(seen.name, seen.lease.epoch, LeaderState.LEADING, seen.pg.position.timeline)
 
 
+def _why_etcd_is_older(seen: Observation, etcd: EtcdView) -> str:
+    """Why the key is of a time before this data, as after etcd was restored from a snapshot; "" if it is not.
+
+    Nobody may lead on it: what was acknowledged since then may be on the other nodes alone.
+    """
+    position = seen.pg.position
+    if position is None or not etcd.timelines or position.timeline <= max(etcd.timelines):
+        return ""
+    if seen.pg.state is PgState.PRIMARY and seen.lease is not None:
+        return ""  # it leads; promoted by hand once more, or the key was deleted
+    return (
+        f"the data here is of timeline {position.timeline}, and etcd knows none after {max(etcd.timelines)}: etcd is "
+        "older than the data (restored from a snapshot?); restore a newer one"
+    )
+
+
 def _regain(seen: Observation, policy: Policy, key: LeaderKey) -> Plan:
     """No valid lease although the key names this node: nothing is held until the key is written again."""
     why = (
@@ -66,7 +85,7 @@ def _regain(seen: Observation, policy: Policy, key: LeaderKey) -> Plan:
         else "leaderl has just started"
     )
     commands: list[Command] = []
-    if seen.address and seen.lease is not None:
+    if seen.address and (seen.lease is not None or seen.paused):
         commands.append(DropAddress(why))
     commands.append(_renew(seen, key, key.state, why))
     return look_again(seen, policy, commands, "leader", f"{why}: renewing the key before anything else", seen.now)
@@ -118,6 +137,8 @@ def _without_primary(seen: Observation, policy: Policy, key: LeaderKey) -> Plan:
     commands += _renewal(seen, policy, key, key.state)
     role = "promoting" if key.state is LeaderState.PROMOTING else "leader"
     if seen.job:
+        if seen.pg.state is PgState.HUNG and seen.job == "Checkpoint":  # which would wait for minutes
+            commands.append(KillPostgres("PostgreSQL does not answer"))
         return look_again(seen, policy, commands, role, f"busy: {seen.job}", _next_renewal(seen, policy))
     handed = handover.release(seen, key)
     if handed is not None:
@@ -167,14 +188,10 @@ def _unpromoted(seen: Observation, policy: Policy, key: LeaderKey) -> tuple[Comm
 
 def why_not_restart(seen: Observation, policy: Policy) -> str:
     """Why a dead PostgreSQL is not restarted where it is; "" if it is."""
-    etcd, pg = seen.etcd, seen.pg
-    assert etcd is not None
+    pg = seen.pg
     if pg.state is PgState.EMPTY or pg.damaged:
         return "there is no usable data directory any more"
-    if etcd.config is not None and not etcd.config.failover:
-        return ""
-    others = [m for n, m in etcd.members.items() if n != seen.name and m.pg is PgState.STANDBY]
-    if policy.restart_in_place == "always" or not others:
+    if policy.restart_in_place == "always" or not _others_stand_by(seen):
         return ""
     if policy.restart_in_place == "never":
         return "PostgreSQL has died, and restart_in_place is never"
@@ -185,9 +202,20 @@ def why_not_restart(seen: Observation, policy: Policy) -> str:
     return why_unfit(seen)
 
 
+def _others_stand_by(seen: Observation) -> bool:
+    """True if somebody else could be elected, and may be."""
+    etcd = seen.etcd
+    assert etcd is not None
+    elects = etcd.config is None or etcd.config.failover
+    return elects and any(n != seen.name and m.pg is PgState.STANDBY for n, m in etcd.members.items())
+
+
 def _promotion(seen: Observation, policy: Policy, key: LeaderKey) -> tuple[Command | None, str, float]:
     """Promote the standby, once Salt asked for it or ``reaction_grace`` is over."""
     assert seen.etcd is not None and seen.pg.position is not None
+    if key.state is not LeaderState.PROMOTING and _others_stand_by(seen):
+        # It has followed somebody since it led: who is ahead now is for an election to say.
+        return _release(seen, key, "the leader's PostgreSQL runs as a standby", fit=True)
     if key.state is not LeaderState.PROMOTING or seen.pg.position.timeline >= key.timeline:
         timeline = next_timeline(seen.etcd, seen.pg.position)
         why = "the leader's PostgreSQL runs as a standby"
@@ -195,15 +223,15 @@ def _promotion(seen: Observation, policy: Policy, key: LeaderKey) -> tuple[Comma
     act_at = seen.took_at + policy.times.reaction_grace
     if seen.asked_to_converge < key.epoch and seen.now < act_at and not seen.handed_over:
         return None, "elected; leaving the promotion to Salt's reaction for a moment", act_at
-    if seen.pg.problem and seen.restarts >= RESTARTS:
-        return _release(seen, key, f"cannot be promoted: {seen.pg.problem}")
+    if seen.restarts >= RESTARTS:
+        return _release(seen, key, f"cannot be promoted: {seen.pg.problem or 'see the log of leaderl'}")
     names = durability.sync_names(policy.sync_rule, seen.name)
     return Promote(f"leads from epoch {key.epoch}", key.timeline, names), "promoting", _next_renewal(seen, policy)
 
 
-def _release(seen: Observation, key: LeaderKey, why: str) -> tuple[Command, str, float]:
+def _release(seen: Observation, key: LeaderKey, why: str, fit: bool = False) -> tuple[Command, str, float]:
     assert seen.etcd is not None
-    release = ReleaseKey(why, seen.etcd.leader_revision, key.epoch, key.timeline, key.lsn, to="", clean=False)
+    release = ReleaseKey(why, seen.etcd.leader_revision, key.epoch, key.timeline, key.lsn, to="", clean=False, fit=fit)
     return release, f"gives up: {why}", seen.now
 
 

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from chefha_core import codec
+from chefha_core.act import UNFIT
 from chefha_core.model import (
     Candidacy,
     ClusterConfig,
@@ -83,6 +84,8 @@ def _take(node: Leaderl, cmd: c.TakeKey) -> Steps:
 def _release(node: Leaderl, cmd: c.ReleaseKey) -> Steps:
     key = LeaderKey(node.name, cmd.epoch, LeaderState.RELEASING, cmd.timeline, cmd.lsn, cmd.to, cmd.clean)
     done = yield from _txn(node, {"leader": cmd.expect}, {"leader": codec.dump(key)}, ("intent",))
+    if done and not cmd.clean and not cmd.fit:
+        node.unfit, node.unfit_until = cmd.reason, node.clock() + UNFIT
     return bool(done)
 
 
@@ -92,7 +95,7 @@ def _post(node: Leaderl, cmd: c.PostCandidacy) -> Steps:
     compare = {"leader": node.view.leader_revision} if node.world.guards.post_compares else {}
     if node.clock() < node.promised_until:
         return False
-    node.standing = True
+    node.standing, node.stood_against = True, node.view.leader_revision
     done = yield from _txn(node, compare, {f"candidates/{node.name}": codec.dump(candidacy)})
     if done:
         node.asserted_at = node.clock()
@@ -232,15 +235,6 @@ def _follow(node: Leaderl, cmd: c.Follow) -> Steps:
     return True
 
 
-def _slots(node: Leaderl, cmd: c.Slots) -> Steps:
-    if node.host.pg.data is None:
-        return False
-    node.host.pg.data.slots = frozenset(cmd.names)
-    node.forget_facts()
-    return True
-    yield
-
-
 _QUICK: dict[type[c.Command], Any] = {
     c.Renew: _renew,
     c.TakeKey: _take,
@@ -258,5 +252,4 @@ _QUICK: dict[type[c.Command], Any] = {
     c.EndClientSessions: _end_sessions,
     c.KillPostgres: _kill,
     c.Follow: _follow,
-    c.Slots: _slots,
 }

@@ -75,6 +75,7 @@ def view(snapshot: Snapshot, now: float, previous: EtcdView | None = None) -> Et
         initialiser=kvs["initialiser"].value if "initialiser" in kvs else "",
         sync=single["sync"],
         intent=single["intent"],
+        intent_seen_at=previous.intent_seen_at if previous and previous.intent == single["intent"] else now,
         last_epoch=max([row["epoch"] for row in history], default=0),
         last_timeline=max({row["timeline"] for row in history} | given, default=0),
         timelines=frozenset(

@@ -204,7 +204,7 @@ def _wipe(world: World, host: Host, fault: Fault) -> None:
 
 def _trap(world: World, host: Host, fault: Fault) -> None:
     what, command, when = fault.extra.split("/")
-    host.traps.append((what, command, when == "before", fault.seconds))
+    host.traps.append((what, command, when, fault.seconds))
 
 
 def _nothing(world: World, host: Host, fault: Fault) -> None:

@@ -31,7 +31,7 @@ class Host(Owner):
         self.unfit = ""
         self.failover = True
         #: armed troubles: (what, name of the command's class, before or after, seconds)
-        self.traps: list[tuple[str, str, bool, float]] = []
+        self.traps: list[tuple[str, str, str, float]] = []
 
     def clock(self) -> float:
         """The node's own monotonic clock."""

@@ -59,6 +59,12 @@ def _promote(node: Leaderl, cmd: c.Promote) -> Steps:
         node.restarts = 0
 
 
+def _slots(node: Leaderl, cmd: c.Slots) -> Steps:
+    yield node.world.rng.uniform(0.005, 0.2)
+    if node.host.pg.data is not None and node.host.pg.pm is not None:
+        node.host.pg.data.slots = frozenset(cmd.names)
+
+
 def _set_sync(node: Leaderl, cmd: c.SetSync) -> Steps:
     if node.host.pg.data is None:
         return False
@@ -187,6 +193,7 @@ def _init(node: Leaderl, _: c.InitDb) -> Steps:
 _JOBS: dict[type[c.Command], Any] = {
     c.CutReceiver: _cut,
     c.Promote: _promote,
+    c.Slots: _slots,
     c.SetSync: _set_sync,
     c.StartPrimary: _start_primary,
     c.StartStandby: _start_standby,

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from chefha_core import codec
+from chefha_core.act import HOLDING
 from chefha_core.model import (
     EtcdView,
     LeaderState,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 #: commands after which there is no need to look again at once
-QUIET = (c.HoldAddress, c.Renew, c.AskLeader, c.Slots)
+QUIET = (c.HoldAddress, c.Renew, c.AskLeader)
 
 
 class Leaderl(Owner):
@@ -45,6 +46,8 @@ class Leaderl(Owner):
         self.promised_until = 0.0
         self.took_at = self.asserted_at = self.retry_at = 0.0
         self.handed_over = self.standing = False
+        self.stood_against = 0
+        self.unfit, self.unfit_until = "", 0.0
         self.prepared_for = self.restarts = self.failed_rejoins = self.asked = 0
         self.probe, self.probed_at = Probe.UNKNOWN, -9.0
         self.job = ""
@@ -89,13 +92,13 @@ class Leaderl(Owner):
         for command in plan.commands:
             if command.job and self.job:
                 continue
-            yield from self._trapped(command, before=True)
+            yield from self.trapped(command, "before")
             yield self.world.rng.uniform(0.0001, 0.002)
             if command.job:
                 self._start_job(command)
                 continue
             done = yield from act.quick(self, command)
-            yield from self._trapped(command, before=False)
+            yield from self.trapped(command, "after")
             if not done:
                 break
         yield from self._report(plan, seen)
@@ -103,13 +106,13 @@ class Leaderl(Owner):
         self._acted = acted
         return seen.now if again else plan.wake_at
 
-    def _trapped(self, command: c.Command, before: bool) -> Steps:
-        """An armed fault that waits for this command."""
+    def trapped(self, command: c.Command, when: str) -> Steps:
+        """An armed fault that waits for this command; ``when``: before or after."""
         for trap in self.host.traps:
-            what, name, when, seconds = trap
-            if name == type(command).__name__ and when is before:
+            what, name, trap_when, seconds = trap
+            if name == type(command).__name__ and trap_when == when:
                 self.host.traps.remove(trap)
-                self.world.tell(self.name, f"{what} {'before' if before else 'after'} {name}")
+                self.world.tell(self.name, f"{what} {when} {name}")
                 self.world.spring(self.host, what, seconds)
                 yield 0.0005  # a frozen or dead host gets no further than this
                 return
@@ -122,6 +125,8 @@ class Leaderl(Owner):
             snapshot = yield from etcd.request(self.name, etcd.snapshot, write=False)
             self.view = etcd_view(snapshot, self.clock(), self.last)
             self.last = self.view
+            if self.name not in self.view.candidates and self.view.leader_revision != self.stood_against:
+                self.standing = False
         except Unanswered:
             self.view = None
         now = self.clock()
@@ -144,7 +149,7 @@ class Leaderl(Owner):
             handed_over=self.handed_over,
             prepared_for=self.prepared_for,
             restarts=self.restarts,
-            unfit=self.host.unfit,
+            unfit=self.host.unfit or (self.unfit if now < self.unfit_until else ""),
             failover=self.host.failover,
         )
 
@@ -214,7 +219,7 @@ class Leaderl(Owner):
         yield from jobs.job(self, command)
         self.job, self.job_task = "", None
         self.forget_facts()
-        yield from self._trapped(command, before=False)
+        yield from self.trapped(command, "after")
         self.poke()
 
     # ---- asked by others ----
@@ -245,7 +250,7 @@ class Leaderl(Owner):
             return 0
         if not self.world.guards.address_lifetime:
             return 3600
-        return math.floor(self.lease.sent_at + seconds - self.clock())
+        return math.floor(self.lease.sent_at + seconds - HOLDING - self.clock())
 
 
 def _short(command: c.Command) -> str:
