@@ -6,6 +6,7 @@ A field's type says what is expected; ``metadata`` may add ``choices``, ``least`
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -17,17 +18,20 @@ class SettingsError(ValueError):
 
 
 def setting(default: Any = dataclasses.MISSING, help: str = "", **checks: Any) -> Any:
-    """A dataclass field with its explanation and its limits (``choices``, ``least``, ``most``)."""
+    """A dataclass field with its explanation and its limits (``choices``, ``least``, ``most``).
+
+    ``filled``: an empty text is refused. ``secret``: no message shows the value.
+    """
     metadata = {"help": help, **checks}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def build(kind: type, data: Any, path: str) -> Any:
+def build(kind: type, data: Any, path: str, secret: bool = False) -> Any:
     """An instance of the dataclass ``kind`` from a mapping; SettingsError for a wrong name, type or value."""
     if not isinstance(data, Mapping):
-        raise SettingsError(f"pillar {path} is {_shown(data)}; expected a mapping of settings")
+        raise SettingsError(f"pillar {path} is {_shown(data, secret)}; expected a mapping of settings")
     fields = {f.name: f for f in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     for name in data:
@@ -46,7 +50,7 @@ def build(kind: type, data: Any, path: str) -> Any:
 
 def _value(kind: Any, value: Any, path: str, checks: Mapping[str, Any]) -> Any:
     if dataclasses.is_dataclass(kind):
-        return build(typing.cast(type, kind), value, path)
+        return build(typing.cast(type, kind), value, path, bool(checks.get("secret")))
     if isinstance(kind, types.UnionType) and value is None:
         return None
     if isinstance(kind, types.UnionType):
@@ -59,12 +63,16 @@ def _value(kind: Any, value: Any, path: str, checks: Mapping[str, Any]) -> Any:
     if origin is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, origin) or (isinstance(value, bool) and origin is not bool):
-        raise SettingsError(f"pillar {path} is {_shown(value)}; expected {_named(origin)}")
+        raise SettingsError(f"pillar {path} is {_shown(value, checks.get('secret'))}; expected {_named(origin)}")
     _check(value, path, checks)
     return value
 
 
 def _check(value: Any, path: str, checks: Mapping[str, Any]) -> None:
+    if checks.get("filled") and not value:
+        raise SettingsError(f"pillar {path} is empty; expected {checks.get('help')}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(f"pillar {path} is {value}; expected a number")
     choices = checks.get("choices")
     if choices and value not in choices:
         raise SettingsError(f"pillar {path} is {_shown(value)}; expected one of {', '.join(map(str, choices))}")
@@ -75,8 +83,9 @@ def _check(value: Any, path: str, checks: Mapping[str, Any]) -> None:
         raise SettingsError(f"pillar {path} is {value}; expected at most {most}")
 
 
-def _shown(value: Any) -> str:
-    return f"{value!r}"[:80]
+def _shown(value: Any, secret: object = False) -> str:
+    """A value for people, without giving a secret away that YAML took for a number or the like."""
+    return f"a {type(value).__name__} (not shown)" if secret else f"{value!r}"[:80]
 
 
 def _named(kind: Any) -> str:

@@ -82,6 +82,8 @@ class PgFacts:
     replaying: bool = False
     #: history of the upstream's timeline, fetched only while not streaming; () if unknown
     upstream_history: tuple[TimelineSwitch, ...] = ()
+    #: True if the upstream has not the log any more that this node needs next
+    log_gone: bool = False
     checkpoint_timeline: int = 0
     #: bytes crash recovery would have to replay, as far as known
     redo_bytes: int = 0

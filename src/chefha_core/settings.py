@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from chefha_core.checked import SettingsError, build, setting
+from chefha_core.parameters import refused_parameter
 
 SETTINGS_FILE = Path("/etc/chefha/settings.json")
 #: seconds by which a follower waits longer than the leader counts; covers the renewal's own round trip
@@ -59,7 +60,7 @@ class Leaderl:
 class Postgresql:
     """PostgreSQL; whatever has no setting of its own goes into ``parameters``."""
 
-    version: int = setting(17, "major version", least=13, most=18)
+    version: int = setting(17, "major version", least=13, most=17)
     port: int = setting(5432, "port on every member and on the VIP", least=1, most=65535)
     data_dir: str = setting("/var/lib/chefha/postgresql/data", "data directory")
     bin_dir: str = setting("", "folder of postgres, pg_ctl, …; empty: Debian's /usr/lib/postgresql/VERSION/bin")
@@ -90,9 +91,9 @@ class Etcd:
 class Secrets:
     """Passwords; ``chef-backend-ctl gen-secrets`` prints a fresh set in pillar form."""
 
-    superuser_password: str = setting(help="password of postgresql:db_superuser")
-    replication_password: str = setting(help="password of postgresql:replication_user")
-    token: str = setting(help="signs what the members ask each other")
+    superuser_password: str = setting(help="password of postgresql:db_superuser", secret=True, filled=True)
+    replication_password: str = setting(help="password of postgresql:replication_user", secret=True, filled=True)
+    token: str = setting(help="a random text that signs what the members ask each other", secret=True, filled=True)
 
     def __repr__(self) -> str:
         return "Secrets(…)"
@@ -105,7 +106,7 @@ class Tls:
     enabled: bool = setting(True, "TLS for etcd and PostgreSQL between the members and to the clients")
     ca: str = setting("", "certificate of the cluster's authority, PEM")
     certificate: str = setting("", "the cluster's certificate, PEM")
-    key: str = setting("", "its private key, PEM")
+    key: str = setting("", "its private key, PEM", secret=True)
     directory: str = setting("/etc/chefha/tls", "where the states write them")
 
     def __repr__(self) -> str:
@@ -118,7 +119,7 @@ class Settings:
 
     members: dict[str, Any] = setting(help="name: address of the three back ends")
     vip: str = setting(help="the address that follows the leader")
-    secrets: Secrets = setting(help="passwords")
+    secrets: Secrets = setting(help="passwords", secret=True)
     cluster: str = setting("chefha", "name of the cluster, and of its prefix in etcd")
     vip_interface: str = setting("eth0", "network interface that gets the VIP")
     profile: str = setting("balanced", "set of times", choices=tuple(PROFILES))
@@ -130,7 +131,7 @@ class Settings:
     leaderl: Leaderl = setting(Leaderl(), "the leaderl service")
     postgresql: Postgresql = setting(Postgresql(), "PostgreSQL")
     etcd: Etcd = setting(Etcd(), "etcd")
-    tls: Tls = setting(Tls(), "certificates")
+    tls: Tls = setting(Tls(), "certificates", secret=True)
     wheel: str = setting(
         "", "file name of the wheel under salt://chefha/minion/files; empty: chefha is installed already"
     )
@@ -174,8 +175,8 @@ def from_pillar(pillar: Any) -> Settings:
     if not pillar:
         raise SettingsError("pillar chefha is missing; expected at least members, vip and secrets")
     settings = typing_checked(pillar)
-    for problem in (_names(settings), _addresses(settings), _timing(settings), _tls(settings)):
-        if problem:
+    for check in (_names, _addresses, _timing, _postgresql, _ports, _places, _tls):
+        if problem := check(settings):
             raise SettingsError(problem)
     return settings
 
@@ -192,12 +193,18 @@ def load(path: Path = SETTINGS_FILE) -> Settings:
         return from_pillar(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise SettingsError(f"{path} is not there: this node is in no cluster yet; apply its states first") from None
+    except PermissionError:
+        raise SettingsError(f"{path} holds secrets and only root may read it: run this as root") from None
+    except (OSError, json.JSONDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read ({error}): apply this node's states again") from None
 
 
 def _names(settings: Settings) -> str:
     for path, name in [("cluster", settings.cluster), *(("members", name) for name in settings.members)]:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,62}", str(name)):
             return f"pillar chefha:{path} has the name {name!r}; expected lower-case letters, digits, '-', '_' or '.'"
+    if len({re.sub(r"[^a-z0-9_]", "_", name) for name in settings.members}) < len(settings.members):
+        return "pillar chefha:members has names that differ only in '-', '.' and '_'; replication slots know only '_'"
     return ""
 
 
@@ -238,6 +245,61 @@ def _timing(settings: Settings) -> str:
             f"pillar chefha:etcd:election_timeout ({settings.etcd.election_timeout} ms) must be shorter than "
             f"chefha:leaderl:leader_ttl_seconds ({ttl:g} s), or every election of etcd costs the leadership"
         )
+    return ""
+
+
+def _postgresql(settings: Settings) -> str:
+    pg = settings.postgresql
+    if len({pg.db_superuser, pg.replication_user, "postgres"}) < 3:
+        return (
+            f"pillar chefha:postgresql has the roles db_superuser {pg.db_superuser} and replication_user "
+            f"{pg.replication_user}; expected two different ones, and not postgres, which is leaderl's own"
+        )
+    for network in pg.client_networks:
+        try:
+            if network not in ("samenet", "samehost", "all"):
+                ipaddress.ip_network(network)
+        except ValueError as error:
+            return (
+                f"pillar chefha:postgresql:client_networks has {network!r} ({error}); expected samenet, samehost, all, "
+                "or a network such as 192.0.2.0/24"
+            )
+    return refused_parameter(pg.parameters)
+
+
+def _ports(settings: Settings) -> str:
+    used = {
+        "postgresql:port": settings.postgresql.port,
+        "leaderl:http_port": settings.leaderl.http_port,
+        "etcd:client_port": settings.etcd.client_port,
+        "etcd:peer_port": settings.etcd.peer_port,
+    }
+    for path, port in used.items():
+        twin = next((other for other, number in used.items() if number == port and other != path), "")
+        if twin:
+            return f"pillar chefha:{path} is {port}, and so is chefha:{twin}; expected different ports"
+    return ""
+
+
+def _places(settings: Settings) -> str:
+    for path, folder in (
+        ("postgresql:data_dir", settings.postgresql.data_dir),
+        ("etcd:data_dir", settings.etcd.data_dir),
+        ("tls:directory", settings.tls.directory),
+    ):
+        if not re.fullmatch(r"/[^\s'\"\\]+", folder):
+            return f"pillar chefha:{path} is {folder!r}; expected an absolute path without blanks or quotes"
+    if not re.fullmatch(r"[^\s/]{1,15}", settings.vip_interface):
+        return f"pillar chefha:vip_interface is {settings.vip_interface!r}; expected the name of a network interface"
+    for url in settings.etcd_endpoints:
+        if not re.fullmatch(r"https?://[^/\s]+:\d+/?", url):
+            return f"pillar chefha:etcd_endpoints has {url!r}; expected URLs such as https://192.0.2.21:2379"
+    try:
+        address = ipaddress.IPv4Address(settings.leaderl.http_address)
+    except ValueError:
+        return f"pillar chefha:leaderl:http_address is {settings.leaderl.http_address!r}; expected an IPv4 address"
+    if address.is_loopback:
+        return f"pillar chefha:leaderl:http_address is {address}, where the other members cannot ask; expected another"
     return ""
 
 

@@ -37,6 +37,31 @@ EMPTY = PgFacts()
 
 TABLE: list[tuple[str, Observation, list[type[c.Command]], str]] = [
     ("streams", follower(), [], "follows a"),
+    (
+        "F43 the log needed is gone: a fresh base backup",
+        follower(etcd=LED, pg=cut(upstream="10.0.0.1", receiver=True, log_gone=True)),
+        [c.Clone],
+        "not the log any more",
+    ),
+    (
+        "F43 the same, but the leader has not made its first checkpoint yet",
+        follower(etcd=UNCHECKED, pg=cut(upstream="10.0.0.1", receiver=True, log_gone=True)),
+        [],
+        "first checkpoint",
+    ),
+    ("F05 a follower's PostgreSQL hangs: ended", follower(pg=standby(state=PgState.HUNG)), [c.KillPostgres], "ending"),
+    (
+        "starting, and waiting for the log of nobody: pointed to the leader",
+        follower(pg=standby(state=PgState.STARTING, upstream="", streaming=False)),
+        [c.Follow],
+        "may not get up",
+    ),
+    (
+        "F38 a leader whom the pillar does not name",
+        follower(etcd=view(leader=dataclasses.replace(KEY, name="zz"))),
+        [],
+        "does not name",
+    ),
     ("old slots are dropped", follower(pg=standby(slots={"a": False})), [c.Slots], "follows a"),
     ("points elsewhere", follower(pg=cut()), [c.Follow], "pointing to a"),
     (

@@ -68,6 +68,21 @@ BAD = {
     "requests too slow": (set_to("leaderl:request_timeout_seconds", 4.5), "chefha:leaderl"),
     "etcd's election outlives the key": (set_to("etcd:election_timeout", 10000), "chefha:etcd:election_timeout"),
     "etcd's heartbeat too slow": (set_to("etcd:heartbeat_interval", 500), "chefha:etcd:election_timeout"),
+    "a parameter that failover rests on": (set_to("postgresql:parameters", {"fsync": "off"}), "sets fsync"),
+    "a network that is none": (set_to("postgresql:client_networks", ["x y"]), "chefha:postgresql:client_networks"),
+    "an empty secret": (set_to("secrets:token", ""), "chefha:secrets:token"),
+    "a password that YAML takes for a number": (set_to("secrets:superuser_password", 12345678), "superuser_password"),
+    "members with one slot": (
+        set_to("members", {"be-1": "192.0.2.11", "be_1": "192.0.2.12", "c": "192.0.2.13"}),
+        "chefha:members",
+    ),
+    "one role for two": (set_to("postgresql:db_superuser", "replicator"), "chefha:postgresql"),
+    "one port for two": (set_to("postgresql:port", 2379), "chefha:postgresql:port"),
+    "a folder without a root": (set_to("postgresql:data_dir", "data"), "chefha:postgresql:data_dir"),
+    "no interface": (set_to("vip_interface", ""), "chefha:vip_interface"),
+    "an endpoint that is none": (set_to("etcd_endpoints", ["nonsense"]), "chefha:etcd_endpoints"),
+    "an address nobody can ask": (set_to("leaderl:http_address", "127.0.0.1"), "chefha:leaderl:http_address"),
+    "a time that is none": (set_to("leaderl:reaction_grace_seconds", float("nan")), "reaction_grace_seconds"),
     "certificates that are none": (set_to("tls", {"enabled": True, "ca": "x"}), "chefha:tls:ca"),
 }
 

@@ -30,10 +30,16 @@ def layout(state: str, pillar: object, name: str) -> list[Wish]:
 
 
 def checked(pillar: object, name: str) -> Settings:
-    """Settings from the pillar, if ``name`` is a member."""
+    """Settings from the pillar, if ``name`` is a member and the certificates are good for all of them."""
     settings = from_pillar(pillar)
     if name not in settings.members:
         raise SettingsError(
             f"pillar chefha:members does not name this minion, {name}; it has {', '.join(sorted(settings.members))}"
         )
+    if settings.tls.enabled:
+        from chefha_core.secrets import check_certificate  # needs cryptography, which only states and gen-secrets do
+
+        tls = settings.tls
+        for problem in check_certificate(tls.ca, tls.certificate, tls.key, [*settings.members.values(), settings.vip]):
+            raise SettingsError(f"pillar chefha:tls: {problem}; chef-backend-ctl gen-secrets prints a fresh set")
     return settings

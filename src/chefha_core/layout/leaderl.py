@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from chefha_core.layout.wish import Wish, running, unit_file
+from chefha_core.layout.wish import Wish, running, text_file, unit_file
 from chefha_core.settings import Settings
 
 UNIT = "chefha-leaderl.service"
+CTL = "/usr/local/bin/chef-backend-ctl"
 # KillMode=process: what leaderl started goes on when it is restarted; a restart must not cost the leadership.
 UNIT_TEXT = """\
 [Unit]
@@ -39,7 +40,12 @@ WantedBy=multi-user.target
 
 def leaderl(settings: Settings, name: str) -> list[Wish]:
     """leaderl, running and enabled."""
-    return [unit_file(UNIT, unit_text(name)), running(UNIT)]
+    return [unit_file(UNIT, unit_text(name)), text_file(CTL, ctl_text(), mode="0755"), running(UNIT)]
+
+
+def ctl_text(python: str = sys.executable) -> str:
+    """chef-backend-ctl on everybody's path. No link: Salt's pip puts programs in more than one place."""
+    return f'#!/bin/sh\nexec {Path(python)} -m chefha_core.cli "$@"\n'
 
 
 def unit_text(name: str, python: str = sys.executable) -> str:

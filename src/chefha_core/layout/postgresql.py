@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from chefha_core.layout import postgres_files
-from chefha_core.layout.wish import CONFIG, Wish, folder, reloaded, stopped, text_file, unit_file
+from chefha_core.layout.wish import CONFIG, Wish, folder, reloaded, stopped, text_file, unit_file, units_known
 from chefha_core.settings import Settings
 
 UNIT = "chefha-postgresql.service"
@@ -23,5 +23,6 @@ def postgresql(settings: Settings, name: str) -> list[Wish]:
         text_file(f"{FILES}/pg_hba.conf", postgres_files.pg_hba_conf(settings), own, private),
         text_file(f"{FILES}/pg_ident.conf", postgres_files.pg_ident_conf(), own, private),
         unit_file(UNIT, postgres_files.unit_text(settings)),
+        units_known(),
         reloaded(UNIT),
     ]

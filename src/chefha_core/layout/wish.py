@@ -56,6 +56,11 @@ def stopped(unit: str) -> Wish:
     return Wish("service.dead", {"name": unit})
 
 
+def units_known() -> Wish:
+    """systemd reads its units again, where one has changed that nothing here restarts."""
+    return Wish("cmd.run", {"name": "systemctl daemon-reload"}, after_change=True)
+
+
 def reloaded(unit: str) -> Wish:
     """Asked to read its changed files, if it runs."""
     command = f"if systemctl is-active --quiet {unit}; then systemctl reload {unit}; fi"

@@ -34,7 +34,12 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     leaderl = Leaderl(settings, name, Postgres(settings, name, SystemdUnit("chefha-postgresql.service")))
-    serve(leaderl, settings.leaderl.http_address, settings.leaderl.http_port)
+    try:
+        serve(leaderl, settings.leaderl.http_address, settings.leaderl.http_port)
+    except OSError as error:
+        where = f"{settings.leaderl.http_address}:{settings.leaderl.http_port}"
+        print(f"leaderl cannot listen on {where} (pillar chefha:leaderl): {error}", file=sys.stderr)
+        return 2
     _ready()
     leaderl.run()
     return 0

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from chefha_core.model import PgFacts, PgState, Position, TimelineSwitch
 from chefha_core.parts import postmaster
-from chefha_core.parts.postgres_observe import Look
+from chefha_core.parts.postgres_observe import LOG_GONE, Look
 from chefha_core.parts.postgres_tools import Places
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,8 @@ class _Histories:
             self._begin(address, facts.position)
         if last is None or not fits:
             return facts
-        return replace(facts, upstream_history=last.rows, problem=facts.problem or last.problem)
+        gone = LOG_GONE in last.problem
+        return replace(facts, upstream_history=last.rows, log_gone=gone, problem=facts.problem or last.problem)
 
     def _begin(self, address: str, position: Position | None) -> None:
         if self._reader is None or not self._reader.is_alive():

@@ -59,7 +59,8 @@ class Observer:
         if history_from and not facts.streaming and facts.state in (PgState.STOPPED, PgState.STANDBY):
             # only now: the upstream's last row must not be older than the own position
             history, problem = self.history(history_from, facts.position, min(until, time.monotonic() + HISTORY))
-            facts = replace(facts, upstream_history=history, problem=facts.problem or problem)
+            gone = LOG_GONE in problem
+            facts = replace(facts, upstream_history=history, log_gone=gone, problem=facts.problem or problem)
         return replace(found, facts=replace(facts, damaged=self._places.rewinding.exists()))
 
     def _look(self, until: float) -> Look:

@@ -19,8 +19,6 @@ from chefha_core.plan.policy import Policy
 
 #: failed rewinds after which a fresh base backup is made
 REWINDS = 2
-#: seconds for which a receiver may fail to stream before the data is looked at, while the leader is well
-PATIENCE = 2.0
 
 
 def follow(seen: Observation, policy: Policy) -> Plan | None:
@@ -81,6 +79,8 @@ def _while_running(seen: Observation, upstream: str, leader: str) -> tuple[Comma
     why = diverged(pg, pg.upstream_history)
     if why and seen.now >= seen.retry_at:
         return _repair(seen, upstream, why)
+    if pg.log_gone and not pg.replaying and seen.now >= seen.retry_at:
+        return _if_leading(seen, Clone(f"{leader} has not the log any more that is needed here", upstream))
     return None, f"not streaming from {leader} yet{': ' + pg.problem if pg.problem else ''}"
 
 
