@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
+
+import requests
+from docker.errors import DockerException
 
 from . import faults, probe
 from .api import STEPS, Lab, LabError, Stack, named
@@ -116,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         return int(args.run(Lab(), args))
-    except LabError as error:
+    except (LabError, DockerException, requests.RequestException, subprocess.TimeoutExpired) as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
 

@@ -94,6 +94,8 @@ class Lab:
         if stop_engine:
             with self.progress.step("engine"):
                 self.progress.say(engine.stop_if_ours())
+        for log in (image.LOG, engine.LOG) if images and stop_engine else ():
+            log.unlink(missing_ok=True)
         self.__dict__.pop("machines", None)
         self.__dict__.pop("_salt", None)
 

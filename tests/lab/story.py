@@ -123,7 +123,7 @@ def under_load(lab: Lab, outage: float = OUTAGE) -> Iterator[Story]:
 
 
 def assert_five_points(story: Story) -> None:
-    """What holds whatever fails (faults.md, first paragraph)."""
+    """What holds whatever fails."""
     result = story.result
     doubles = f"two hosts answered for the VIP: {result.arp.conflicts}"
     assert result.arp.doubles == 0, f"(a) {doubles}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from lab.api import Lab
 from lab.topology import BACKENDS, BY_NAME, MASTER
 from lab.witness import Witness
@@ -15,13 +16,16 @@ MEMBERS = [node.name for node in BACKENDS]
 TAG = f"salt/beacon/{MEMBERS[0]}/chefha_leader/leader_change"
 
 
-def test_f38_leader_key_deleted_by_hand(lab: Lab) -> None:
+@pytest.mark.parametrize(
+    ("command", "answer"), [("del /chefha/lab/leader", "1"), ("put /chefha/lab/leader mine", "OK")]
+)
+def test_f38_leader_key_deleted_or_overwritten_by_hand(lab: Lab, command: str, answer: str) -> None:
     """F38: its holder, who still leads, writes it again; nobody takes over."""
     with under_load(lab, outage=HICCUP) as story:
         tls = "--cacert /etc/chefha/tls/ca.crt --cert /etc/chefha/tls/server.crt --key /etc/chefha/tls/server.key"
         endpoint = f"https://{BY_NAME[story.leader].address}:2379"
-        code, said = lab.exec(story.leader, f"etcdctl --endpoints {endpoint} {tls} del /chefha/lab/leader")
-        assert (code, said.strip()) == (0, "1"), said
+        code, said = lab.exec(story.leader, f"etcdctl --endpoints {endpoint} {tls} {command}")
+        assert (code, said.strip()) == (0, answer), said
         story.stays(6)
 
 

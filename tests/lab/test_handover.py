@@ -43,6 +43,17 @@ def test_f51_hand_over_under_load_there_and_back(lab: Lab, witness: Witness) -> 
             witness.await_converged(45)
 
 
+def test_f51_the_leader_gives_up_on_demand(lab: Lab, witness: Witness) -> None:
+    """F51: demote on the leader makes another one lead; on a follower it is refused."""
+    witness.await_converged(45)
+    with under_load(lab, outage=HICCUP) as story:
+        refusal = lab.salt(story.followers[0], "chefha.demote", timeout=REFUSAL_TIMEOUT)[story.followers[0]]
+        assert f"{story.followers[0]} is not the leader" in refusal
+        answer = lab.salt(story.leader, "chefha.demote", timeout=REFUSAL_TIMEOUT)[story.leader]
+        assert (answer["previous"], answer["leader"] in story.followers) == (story.leader, True), answer
+        assert witness.leader() == answer["leader"]
+
+
 def test_promote_of_an_unknown_node_is_refused(lab: Lab, witness: Witness) -> None:
     """No such member: one sentence that names those there are."""
     assert_refused(lab, witness, "be9", "no such member")

@@ -44,6 +44,18 @@ def test_status_of_a_whole_cluster(lab: Lab, witness: Witness) -> None:
     }
 
 
+def test_status_of_a_nodes_services(lab: Lab) -> None:
+    """What systemd says of each service, what the cluster says of it, and the disks."""
+    answer = lab.salt(ASKED_ON, "chefha.status", timeout=30)[ASKED_ON]
+    assert {name: row["state"] for name, row in answer["services"].items()} == {
+        "postgresql": "running", "etcd": "running", "leaderl": "running", "salt-minion": "running",
+    }  # fmt: skip
+    assert "3/3" in answer["services"]["etcd"]["distributed"]
+    assert answer["disks"]
+    code, text = lab.exec(ASKED_ON, ["chef-backend-ctl", "status", "--simple"])
+    assert code == 0 and "run: postgresql: (pid" in text
+
+
 def test_f14_follower_loses_power_and_status_says_so(lab: Lab, witness: Witness) -> None:
     """F14: writes go on with the other follower, nobody takes over, and the dead one does not hold the answer up."""
     with under_load(lab, outage=HICCUP) as story:
@@ -76,3 +88,6 @@ def test_f33_status_without_etcd(lab: Lab, witness: Witness) -> None:
         assert "Traceback" not in sentence and "\n" not in sentence
         assert len(sentence.split()) >= 3, sentence
         assert set(rows(answer)) == {node.name for node in BACKENDS}
+        refusal = lab.salt(ASKED_ON, "chefha.promote", BACKENDS[1].name, timeout=45)[ASKED_ON]
+        assert isinstance(refusal, str) and "Traceback" not in refusal
+        assert "etcd does not answer with a quorum" in refusal and "nothing was changed" in refusal

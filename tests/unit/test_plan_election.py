@@ -9,6 +9,7 @@ from tests.unit.plan_builder import (
     HERE,
     KEY,
     NOW,
+    POLICY,
     TIMES,
     cut,
     decide,
@@ -228,6 +229,23 @@ def test_with_a_quorum_of_one_the_others_get_a_moment_to_stand() -> None:
     etcd = stale(candidates={"b": stands("b")}, sync=rule)
     assert kinds(follower(etcd=etcd, pg=cut(), asserted_at=NOW - 0.1, **SILENT)) == []
     assert kinds(follower(etcd=etcd, pg=cut(), asserted_at=NOW - 0.6, **SILENT)) == [c.TakeKey]
+
+
+def test_async_loses_no_more_than_the_setting_allows_and_says_how_much() -> None:
+    rule = SyncRule(("a", "b", "c"), numsync=0, quorum=1)
+    for missing, expected in ((700, [c.TakeKey]), (POLICY.max_behind + 1, [])):
+        key = dataclasses.replace(KEY, lsn=HERE.lsn + missing)
+        seen = follower(etcd=stale(leader=key, candidates=BOTH, sync=rule), pg=cut(), **SILENT)
+        found = decide(seen)
+        assert [type(command) for command in found.commands] == expected
+        assert str(missing) in found.reason
+
+
+def test_async_followers_do_not_stand_before_the_address_is_gone() -> None:
+    """What is committed until then would be lost."""
+    rule = SyncRule(("a", "b", "c"), numsync=0, quorum=1)
+    seen = follower(etcd=view(leader_changed_at=NOW - TIMES.stale_after + 0.01, sync=rule), **SILENT)
+    assert c.CutReceiver not in kinds(seen)
 
 
 def test_an_unfit_node_asserts_what_it_holds_but_says_that_it_must_not_lead() -> None:

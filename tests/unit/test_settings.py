@@ -110,6 +110,10 @@ def test_refusals_never_show_a_secret() -> None:
     with pytest.raises(SettingsError) as refusal:
         from_pillar(pillar)
     assert "hunter2" not in str(refusal.value)
+    for wrong in ({**GOOD, "secrets": "hunter2"}, {**GOOD, "secrets": {**GOOD["secrets"], "token": ["hunter2"]}}):
+        with pytest.raises(SettingsError, match="not shown") as refusal:
+            from_pillar(wrong)
+        assert "hunter2" not in str(refusal.value)
     assert "hunter2" not in repr(from_pillar({**GOOD, "secrets": {**GOOD["secrets"], "token": "hunter2"}}))
 
 

@@ -7,7 +7,7 @@ one transaction over all that it compared. The receiver is connected again only 
 
 from __future__ import annotations
 
-from chefha_core.model import Candidacy, EtcdView, LeaderKey, LeaderState, Observation, PgState, Probe
+from chefha_core.model import Candidacy, EtcdView, LeaderKey, LeaderState, Observation, PgState, Position, Probe
 from chefha_core.plan.commands import (
     AskLeader,
     Command,
@@ -112,9 +112,15 @@ def _count(seen: Observation, etcd: EtcdView, policy: Policy) -> tuple[list[Comm
     if not able:
         names = ", ".join(sorted(c.name for c in asserted if c.position == furthest))
         return [], f"only {names} has everything, but must not lead"
+    missing = _missing(etcd.leader, furthest) if not rule.numsync else 0
+    if missing > policy.max_behind:
+        return [], (
+            f"{able[0]} is the most advanced, but lacks {missing} bytes of the leader's log, more than "
+            f"max_bytes_behind_leader ({policy.max_behind}): waiting for the old leader"
+        )
     if able[0] != seen.name:
         return [], f"{able[0]} is the most advanced ({furthest}) and takes over"
-    cause = _cause(etcd.leader)
+    cause = _cause(etcd.leader) + (f"; {missing} bytes of its log are lost" if missing else "")
     return [_take(seen, etcd, asserted, cause)], f"the most advanced of {len(asserted)}: taking over, {cause}"
 
 
@@ -144,6 +150,11 @@ def _has_it_all(seen: Observation, key: LeaderKey) -> bool:
     if position is None or why_unfit(seen):
         return False
     return position.timeline == key.timeline and position.lsn >= key.lsn
+
+
+def _missing(key: LeaderKey | None, position: Position) -> int:
+    """Bytes that the leader had written at its last renewal and nobody has, where commits wait for nobody."""
+    return max(0, key.lsn - position.lsn) if key is not None and key.timeline == position.timeline else 0
 
 
 def _epoch(etcd: EtcdView) -> int:

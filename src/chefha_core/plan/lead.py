@@ -113,7 +113,9 @@ def _as_primary(seen: Observation, policy: Policy, key: LeaderKey) -> Plan:
     elif any(isinstance(c, Renew) for c in commands):
         commands.append(HoldAddress("the lease was renewed", policy.times.address, take=False, check=False))
     commands += _upkeep(seen, policy)
-    return look_again(seen, policy, commands, "leader", "leads", _next_renewal(seen, policy))
+    stranger = "" if seen.address else seen.address_taken_by
+    why = f"leads without the VIP: {stranger} answers for it, find that machine" if stranger else "leads"
+    return look_again(seen, policy, commands, "leader", why, _next_renewal(seen, policy))
 
 
 def _upkeep(seen: Observation, policy: Policy) -> list[Command]:

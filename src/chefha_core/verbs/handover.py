@@ -75,7 +75,7 @@ def _general_refusal(view: EtcdView, asked: str) -> str:
     if leader is None:
         return f"{asked}: the cluster has no leader now; see why with cluster-status"
     if view.config and not view.config.failover:
-        return f"{asked}: failover is off for the cluster; switch it on with set-cluster-failover on"
+        return f"{asked}: failover is off for the cluster (key config in etcd)"
     if leader.state is not LeaderState.LEADING:
         return f"{asked}: {leader.name} is {leader.state} at the moment; try again when it leads"
     if intent and intent.epoch == leader.epoch:
@@ -110,12 +110,13 @@ class _Progress:
 def _hand_over(settings: Settings, name: str, to: str, timeout: float, on_step: OnStep) -> dict[str, Any]:
     asked = f"promote {to}" if to else "demote"
     client = etcd_client(settings, name, settings.request_timeout)
-    progress = _Progress(on_step)
+    progress, asked_for = _Progress(on_step), False
     try:
         view = _look(client)[1]
         refusal = promotion_refusal(settings, view, to) if to else demotion_refusal(settings, view, name)
         if refusal or view.leader is None:
             raise VerbError(refusal)
+        asked_for = True
         revision = _ask(client, view, to, name)
         progress.reached(STEPS[0])
         try:
@@ -126,7 +127,8 @@ def _hand_over(settings: Settings, name: str, to: str, timeout: float, on_step: 
             raise
         return _outcome(view, after, progress)
     except EtcdError as error:
-        raise VerbError(f"{asked}: etcd does not answer with a quorum ({error}); nothing was changed") from error
+        then = "it may have been asked for all the same: see cluster-status" if asked_for else "nothing was changed"
+        raise VerbError(f"{asked}: etcd does not answer with a quorum ({error}); {then}") from error
     except codec.DamagedKey as error:
         raise VerbError(f"{asked}: {error}; nothing was changed") from error
     finally:
@@ -147,9 +149,12 @@ def _ask(client: EtcdClient, view: EtcdView, to: str, by: str) -> int:
     at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     request = codec.dump({"to": to, "by": by, "epoch": view.leader.epoch, "at": at})
     result = client.txn([compare], [Put("intent", request), Delete("intent_result")])
-    if not result.succeeded and not result.doubtful:
+    if result.succeeded:
+        return result.revision
+    kv = client.get("intent")  # it lost against its own first attempt, or against somebody else's request
+    if kv is None or kv.value != request:
         raise VerbError("somebody else asked for a hand-over at the same moment; look at cluster-status")
-    return result.revision
+    return kv.mod_revision
 
 
 def _withdraw(client: EtcdClient, revision: int) -> None:

@@ -1,0 +1,50 @@
+"""One wheel carries everything: library, loader modules, leaderl and chef-backend-ctl."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from tests.salt.playground import REPOSITORY
+
+CARRIED = (
+    "chefha_core/leaderl/main.py",
+    "saltext/chefha/modules/chefha.py",
+    "saltext/chefha/states/chefha.py",
+    "saltext/chefha/beacons/chefha_leader.py",
+)
+ENTRIES = ("saltext.chefha = saltext.chefha", "leaderl = chefha_core", "chef-backend-ctl = chefha_core")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """Built from a copy, so that nothing is left in the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    left_out = shutil.ignore_patterns(".*", "lab", "tests", "bench", "*.egg-info", "build")
+    shutil.copytree(REPOSITORY, folder / "copy", symlinks=True, ignore=left_out)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(folder / "copy")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    [path] = folder.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_wheel_carries_library_and_loader_modules(wheel: zipfile.ZipFile) -> None:
+    assert set(CARRIED) <= set(wheel.namelist())
+
+
+def test_wheel_has_the_entry_points(wheel: zipfile.ZipFile) -> None:
+    [name] = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
+    text = wheel.read(name).decode()
+    for entry in ENTRIES:
+        assert entry in text
+
+
+@pytest.mark.parametrize("link", ["salt/_modules", "salt/_states", "salt/_beacons", "src/saltext/chefha/modules"])
+def test_loader_folders_are_links_to_the_one_real_folder(link: str) -> None:
+    """A checkout that lost its links (a zip, a file system without them) serves no modules to any minion."""
+    assert (REPOSITORY / link).resolve() == REPOSITORY / f"_{Path(link).name.lstrip('_')}"
