@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _bench(lab: Lab, args: argparse.Namespace, command: str) -> int:
     chefha, began = Chefha(lab), datetime.now().astimezone()
-    subjects: list[Subject] = [chefha, *([Patroni(lab)] if args.peer else [])]
+    subjects: list[Subject] = [chefha, *([Patroni(lab, True), Patroni(lab, False)] if args.peer else [])]
     head: dict[str, Any] = {
         "command": command,
         "began_at": began.isoformat(timespec="seconds"),

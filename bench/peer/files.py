@@ -1,7 +1,7 @@
 """The files of the peer on one back end: etcd, Patroni and vip-manager at the fastest setting that each of them allows.
 
 What bears on the numbers and is not the product's own affair is as chefha has it: the same etcd timing, PostgreSQL
-parameters, certificates, durability (a commit is on two of three nodes), and the same priority of the services.
+parameters, certificates, and the same priority of the services.
 """
 
 from __future__ import annotations
@@ -102,7 +102,6 @@ def _patroni(node: Node, major: int, passwords: Mapping[str, str]) -> dict[str, 
     }
     dynamic = {
         **TIMES,
-        "synchronous_mode": "quorum",
         "postgresql": {"use_pg_rewind": True, "use_slots": True, "parameters": parameters},
     }
     roles = {"superuser": "postgres", "replication": "replicator", "rewind": "rewinder"}

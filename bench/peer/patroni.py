@@ -40,6 +40,7 @@ while pgrep -x postgres >/dev/null; do sleep 0.1; done
 systemctl stop {_ETCD}
 ip address del {VIP}/32 dev {INTERFACE} 2>/dev/null || true
 """
+PSQL = f"setpriv --reuid postgres --init-groups psql -X -q -h {files.SOCKETS} -U postgres -d postgres"
 SCRIPT = f"""
 [ -n "$(ip -4 -o address show dev {INTERFACE} to {VIP}/32)" ] && echo vip
 curl -s --max-time 1 http://127.0.0.1:{files.REST}/patroni
@@ -64,12 +65,12 @@ class Seen:
 
 
 class Patroni:
-    """See `bench.subject.Subject`."""
+    """See `bench.subject.Subject`. `synchronous`: a commit is on two of three nodes, as with chefha's default;
+    otherwise it does not wait, which is Patroni's own default."""
 
-    name = "Patroni + vip-manager"
-
-    def __init__(self, lab: Lab) -> None:
-        self._machines = lab.machines
+    def __init__(self, lab: Lab, synchronous: bool) -> None:
+        self._machines, self._synchronous = lab.machines, synchronous
+        self.name = f"Patroni, {'quorum' if synchronous else 'asynchronous'}"
 
     # ---- taking turns with chefha
 
@@ -80,6 +81,7 @@ class Patroni:
             self._lay_out()
         self._everywhere(START_PEER)
         self.await_whole(BOOTSTRAP_TIMEOUT)
+        self._choose_mode()
         self._make_role()
 
     def end(self) -> None:
@@ -103,6 +105,19 @@ class Patroni:
 
         self._all(one)
 
+    def _choose_mode(self) -> None:
+        """Patroni's configuration for all its members, and wait until the leader's PostgreSQL goes by it."""
+        leader = BY_NAME[self.leader()]
+        wish = json.dumps({"synchronous_mode": "quorum" if self._synchronous else False})
+        url = f"http://127.0.0.1:{files.REST}/config"
+        self._machines.check(leader, ["curl", "-s", "--fail-with-body", "-X", "PATCH", "-d", wish, url], STEP_TIMEOUT)
+        ask = ["sh", "-c", f"{PSQL} -At -c 'show synchronous_standby_names'"]
+        deadline = time.monotonic() + STEP_TIMEOUT
+        while bool(self._machines.check(leader, ask, 10).strip()) is not self._synchronous:
+            if time.monotonic() > deadline:
+                raise LabError(f"{self.name}: the mode of replication does not change")
+            time.sleep(PAUSE)
+
     def _make_role(self) -> None:
         """The role that the probe logs in with."""
         user, password = login(self._machines)
@@ -110,9 +125,8 @@ class Patroni:
             f"do $$ begin if not exists (select from pg_roles where rolname = '{user}') then "
             f"create role {user} superuser login; end if; end $$; alter role {user} password :'password'"
         )
-        psql = f"setpriv --reuid postgres --init-groups psql -X -q -h {files.SOCKETS} -U postgres -d postgres"
         # by the environment and standard input: neither is seen in a list of processes
-        script = f'printf \'%s\\n\' "\\\\getenv password PASSWORD" "$SQL" | {psql} -v ON_ERROR_STOP=1'
+        script = f'printf \'%s\\n\' "\\\\getenv password PASSWORD" "$SQL" | {PSQL} -v ON_ERROR_STOP=1'
         node = BY_NAME[self.leader()]
         ran = self._machines.run(node, ["sh", "-c", script], STEP_TIMEOUT, {"PASSWORD": password, "SQL": sql})
         if ran.rc:
@@ -155,7 +169,7 @@ class Patroni:
         installed = self._machines.check(BACKENDS[0], ["sh", "-c", ask]).split("\n")
         return {
             "installed": [line for line in installed if line],
-            "settings": {**files.TIMES, "synchronous_mode": "quorum", "vip_manager_interval_ms": files.INTERVAL},
+            "settings": {**files.TIMES, "vip_manager_interval_ms": files.INTERVAL},
         }
 
     # ---- looking

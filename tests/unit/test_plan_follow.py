@@ -62,6 +62,14 @@ TABLE: list[tuple[str, Observation, list[type[c.Command]], str]] = [
         [],
         "does not name",
     ),
+    (
+        "F36 etcd was restored from before this data: nothing of it is touched",
+        follower(
+            etcd=LED, pg=cut(position=Position(13, 900), upstream="10.0.0.1", upstream_history=HISTORY_OF_NEW_LEADER)
+        ),
+        [],
+        "etcd is older than the data",
+    ),
     ("old slots are dropped", follower(pg=standby(slots={"a": False})), [c.Slots], "follows a"),
     ("points elsewhere", follower(pg=cut()), [c.Follow], "pointing to a"),
     (

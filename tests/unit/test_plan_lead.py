@@ -78,6 +78,36 @@ TABLE: list[tuple[str, Observation, list[type[c.Command]], str]] = [
         "another cluster",
     ),
     (
+        "F36 etcd was restored from before this data: nobody leads by it",
+        leader(pg=standby(position=Position(5, 900), upstream="", receiver=False, streaming=False), lease=None),
+        [c.DropAddress],
+        "etcd is older than the data",
+    ),
+    (
+        "the leader's PostgreSQL runs as a standby: who is ahead is for an election to say",
+        leader(pg=standby(upstream="", receiver=False, streaming=False), address=False),
+        [c.ReleaseKey],
+        "gives up",
+    ),
+    (
+        "F31 a stranger answers for the VIP",
+        leader(address=False, address_taken_by="02:42:ac:11:00:09", lease=Lease(3, NOW - 0.1)),
+        [c.HoldAddress],
+        "02:42:ac:11:00:09 answers for it",
+    ),
+    (
+        "F05 PostgreSQL hangs in a checkpoint: ended",
+        leader(pg=primary(state=PgState.HUNG), job="Checkpoint", address=False, lease=Lease(3, NOW - 0.1)),
+        [c.KillPostgres],
+        "busy",
+    ),
+    (
+        "F51 asked for too long ago: not any more",
+        leader(etcd=dataclasses.replace(ASKED, intent_seen_at=NOW - TIMES.handover_timeout - 1)),
+        [c.ClearIntent],
+        "not possible within",
+    ),
+    (
         "F01 postmaster dead: address down, restart in place",
         leader(pg=DEAD),
         [c.DropAddress, c.StartPrimary],

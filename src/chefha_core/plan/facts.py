@@ -90,7 +90,25 @@ def why_nobodys_log(etcd: EtcdView, position: Position) -> str:
     """
     if not etcd.timelines or position.timeline in etcd.timelines:
         return ""
-    return f"timeline {position.timeline} was never given to a leader: somebody promoted by hand"
+    return (
+        why_etcd_is_older(etcd, position)
+        or f"timeline {position.timeline} was never given to a leader: somebody promoted by hand"
+    )
+
+
+def why_etcd_is_older(etcd: EtcdView, position: Position | None) -> str:
+    """Why what etcd says is of a time before this data, as after it was restored from a snapshot; "" if it is not.
+
+    Nobody may lead by it, nor lose data to who does: what was acknowledged since then may be on the other nodes alone.
+    Whoever promotes by hand takes the next numbers, and does not get as far as the next leader's.
+    """
+    newest = max(etcd.timelines, default=0)
+    if position is None or not newest or position.timeline < newest + APART:
+        return ""
+    return (
+        f"the data here is of timeline {position.timeline}, and etcd knows none after {newest}: etcd is older than the "
+        "data (restored from a snapshot?); restore a newer one"
+    )
 
 
 def next_timeline(etcd: EtcdView, *positions: Position) -> int:

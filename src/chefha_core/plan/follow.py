@@ -14,7 +14,7 @@ from chefha_core.plan.commands import (
     StartStandby,
     WithdrawCandidacy,
 )
-from chefha_core.plan.facts import diverged, look_again
+from chefha_core.plan.facts import diverged, look_again, why_etcd_is_older
 from chefha_core.plan.policy import Policy
 
 #: failed rewinds after which a fresh base backup is made
@@ -28,6 +28,9 @@ def follow(seen: Observation, policy: Policy) -> Plan | None:
     if leader is None:
         return None
     role = "follower" if seen.pg.state is PgState.STANDBY else "waiting_for_leader"
+    older = why_etcd_is_older(seen.etcd, seen.pg.position)
+    if older:
+        return look_again(seen, policy, (), "blocked", older)
     if seen.name in seen.etcd.candidates:
         why = f"{leader.name} leads: this node stands no more"
         return look_again(seen, policy, [WithdrawCandidacy(why)], role, why, seen.now)

@@ -21,7 +21,7 @@ from chefha_core.plan.commands import (
     WithdrawCandidacy,
 )
 from chefha_core.plan.election import why_unfit
-from chefha_core.plan.facts import lease_ends, look_again, names_me, next_timeline, why_leader_stands
+from chefha_core.plan.facts import lease_ends, look_again, names_me, next_timeline, why_etcd_is_older, why_leader_stands
 from chefha_core.plan.fence import stop_leading
 from chefha_core.plan.policy import Policy
 
@@ -43,8 +43,8 @@ def lead(seen: Observation, policy: Policy) -> Plan | None:
     if seen.name in etcd.candidates:
         why = "the new leader stands no more"
         return look_again(seen, policy, [WithdrawCandidacy(why)], "promoting", why, seen.now)
-    older = _why_etcd_is_older(seen, etcd)
-    if older:
+    older = why_etcd_is_older(etcd, seen.pg.position)
+    if older and (seen.pg.state is not PgState.PRIMARY or seen.lease is None):
         return look_again(seen, policy, stop_leading(seen, older), "blocked", older)
     if seen.lease is None or seen.lease.epoch != key.epoch or seen.paused or seen.now >= lease_ends(seen, policy):
         return _regain(seen, policy, key)
@@ -57,22 +57,6 @@ def _lost_key(seen: Observation, etcd: EtcdView) -> LeaderKey:
     """The key as its holder would have it, for a holder that finds it deleted."""
     assert seen.lease is not None and seen.pg.position is not None
     return LeaderKey(seen.name, seen.lease.epoch, LeaderState.LEADING, seen.pg.position.timeline)
-
-
-def _why_etcd_is_older(seen: Observation, etcd: EtcdView) -> str:
-    """Why the key is of a time before this data, as after etcd was restored from a snapshot; "" if it is not.
-
-    Nobody may lead on it: what was acknowledged since then may be on the other nodes alone.
-    """
-    position = seen.pg.position
-    if position is None or not etcd.timelines or position.timeline <= max(etcd.timelines):
-        return ""
-    if seen.pg.state is PgState.PRIMARY and seen.lease is not None:
-        return ""  # it leads; promoted by hand once more, or the key was deleted
-    return (
-        f"the data here is of timeline {position.timeline}, and etcd knows none after {max(etcd.timelines)}: etcd is "
-        "older than the data (restored from a snapshot?); restore a newer one"
-    )
 
 
 def _regain(seen: Observation, policy: Policy, key: LeaderKey) -> Plan:

@@ -1,0 +1,22 @@
+"""What the documents say in numbers is what the code does."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from chefha_core.plan.timing import timing
+from chefha_core.settings import PROFILES, Secrets, Settings
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def test_the_table_of_times_is_that_of_the_code() -> None:
+    base = Settings(members={"a": "10.0.0.1", "b": "10.0.0.2", "c": "10.0.0.3"}, vip="10.0.0.9",
+                    secrets=Secrets("s", "r", "t"))  # fmt: skip
+    text = (DOCS / "timing.md").read_text(encoding="utf-8")
+    for profile in PROFILES:
+        times = timing(dataclasses.replace(base, profile=profile))
+        numbers = (times.ttl, times.interval, times.request,
+                   times.ask_leader_after, times.stand_after, times.stale_after)  # fmt: skip
+        assert " | ".join(["", profile, *(f"{number:g}" for number in numbers)]).strip() + " |" in text
