@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
 
-.PHONY: help venv lint test test-fast lab lab-down bench matrix clean
+.PHONY: help venv lint test test-fast lab lab-down bench bench-peer matrix clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ matrix: venv  ## long soaks: 20,000 simulated histories
 
 bench: venv  ## hand-over and every fault, 5 times each, in the lab
 	$(PY) -m bench
+
+bench-peer: venv  ## the same beside Patroni with vip-manager, 3 times each: half an hour
+	$(PY) -m bench --peer --runs 3 --only hand-over kill-postgres kill-host pause-host isolate cut-peers
 
 clean:  ## remove what make made here
 	rm -rf $(VENV) build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

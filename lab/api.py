@@ -114,6 +114,10 @@ class Lab:
         ran = self.machines.run(named(node), command, timeout, env)
         return ran.rc, ran.text
 
+    def highstate_test(self) -> dict[str, Any]:
+        """What `salt '*' state.apply test=True` answers, by minion. LabError if a state fails even so."""
+        return self._salt.apply("*", "test=True")
+
     def salt(self, *args: str, timeout: float = 60) -> dict[str, Any]:
         """Run `salt ARGS` on the master; each minion's answer by its name."""
         return self._salt.call(args, timeout)
@@ -191,7 +195,7 @@ class Lab:
             self._salt.await_minions()
         before, process = self._salt.master_configuration(), self._salt.master_process()
         with self.progress.step("salt master state.apply"):
-            first = self._salt.apply(MASTER.name, retry_silent=True)
+            first = self._salt.apply(MASTER.name)
         if self._salt.master_configuration() != before:
             with self.progress.step("salt-master restarts with its new configuration"):
                 self._salt.settle_master(process)

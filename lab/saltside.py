@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .nodes import Machines
@@ -73,20 +74,18 @@ class Salt:
                 raise LabError(f"no answer to test.ping from {names}\n{self._log(silent[0], 'salt-minion')}")
             time.sleep(0.5)
 
-    def apply(self, target: str, retry_silent: bool = False) -> dict[str, Any]:
+    def apply(self, target: str, *more: str) -> dict[str, Any]:
         """Run the highstate of the target; the answers. LabError says which state of which node failed, and how.
 
-        `retry_silent`: ask once more where a minion gave no answer, for states that restart the master under us.
+        A minion that gave no answer at all is asked once more: an answer gets lost where the master restarts.
         """
         expected = [node.name for node in MINIONS] if target == "*" else [target]
-        answers = self.call([target, "state.apply"], APPLY_TIMEOUT)
-        failed = failures(answers, expected)
-        if failed and retry_silent and all(silent for silent, _ in failed):
+        answers = self.call([target, "state.apply", *more], APPLY_TIMEOUT)
+        if silent := [failure.minion for failure in failures(answers, expected) if failure.silent]:
             self.await_minions()
-            answers = self.call([target, "state.apply"], APPLY_TIMEOUT)
-            failed = failures(answers, expected)
-        if failed:
-            raise LabError("\n".join(text for _, text in failed))
+            answers |= self.call(["-L", ",".join(silent), "state.apply", *more], APPLY_TIMEOUT)
+        if failed := failures(answers, expected):
+            raise LabError("\n".join(failure.words for failure in failed))
         return answers
 
     def master_configuration(self) -> str:
@@ -148,22 +147,29 @@ def parse(text: str) -> dict[str, Any] | None:
     return found
 
 
-def failures(answers: Mapping[str, Any], expected: Sequence[str]) -> list[tuple[bool, str]]:
-    """What went wrong in the answers to a state.apply: (whether the minion was silent, the failure in words).
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong in a minion's answer to a state.apply; `silent`: there was none."""
 
-    No answer is a failure too, and so is one without a single state.
-    """
-    found = [(True, f"{name}: no answer") for name in expected if name not in answers]
+    minion: str
+    silent: bool
+    words: str
+
+
+def failures(answers: Mapping[str, Any], expected: Sequence[str]) -> list[Failure]:
+    """What went wrong. No answer is a failure too, and so is one without a single state."""
+    found = [Failure(name, True, f"{name}: no answer") for name in expected if name not in answers]
     for minion, answer in sorted(answers.items()):
         if not isinstance(answer, Mapping) or not answer:
             words = "\n    ".join(map(str, answer)) if isinstance(answer, list) else str(answer)
             silent = not answer or "did not return" in words or "No response" in words
-            found.append((silent, f"{minion}: {words}"))
+            found.append(Failure(minion, silent, f"{minion}: {words}"))
             continue
         for key, state in answer.items():
             if isinstance(state, Mapping) and state.get("result") is False:
                 name = f"{state.get('__sls__', '?')}: {state.get('__id__', key)} ({key.split('_|-')[0]})"
-                found.append((False, f"{minion}: {name}\n{tail(str(state.get('comment')), 40)}{_output(state)}"))
+                words = f"{minion}: {name}\n{tail(str(state.get('comment')), 40)}{_output(state)}"
+                found.append(Failure(minion, False, words))
     return found
 
 

@@ -13,9 +13,11 @@ from lab.witness import Seen, Witness
 APPLY_TIMEOUT = 600.0
 NODES = (MASTER.name, *(node.name for node in BACKENDS))
 #: what a state could change on a machine: files of ours and of packages, packages, the library in Salt's Python, units
+#: (_schedule.conf is the minion's own: it writes it when it connects)
 FINGERPRINT = """
 {
-    find /etc /usr/local/sbin -xdev -not -path '/etc/salt/pki/*' -not -type d -printf '%p %s %m %u %l\\n'
+    find /etc /usr/local -xdev -not -type d -not -path '/etc/salt/pki/*' -not -name _schedule.conf \\
+        -printf '%p %s %m %u %l\\n'
     find /var/lib/chefha -maxdepth 2 -not -type d -printf '%p %s %m %u %l\\n'
     dpkg-query -W
     ls /opt/saltstack/salt/lib/python*/site-packages
@@ -40,7 +42,7 @@ def from_nothing(lab: Lab, stack: Stack) -> BringUp:
     """A bare lab, the highstate in test mode, then the real one."""
     lab.up(stack, until="project")
     before = fingerprints(lab)
-    promised = lab.salt("*", "state.apply", "test=True", timeout=APPLY_TIMEOUT)
+    promised = lab.highstate_test()
     after = fingerprints(lab)
     lab.up(stack)
     return BringUp(promised, dict(lab.applied), before, after, Witness(lab.machines).look())
