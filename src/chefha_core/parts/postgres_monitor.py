@@ -111,6 +111,7 @@ class PostgresMonitor(threading.Thread):
         #: own clock, when the look behind ``facts`` began
         self.looked_at = 0.0
         self._state_since = time.monotonic()
+        self._asked_at = self._awake_since = 0.0
         self._late = 0
         self._looking = threading.Lock()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -130,8 +131,15 @@ class PostgresMonitor(threading.Thread):
             return self.facts
 
     def recent_facts(self) -> PgFacts:
-        """``facts``, but HUNG where nobody has been able to look for too long: old facts would lead for ever."""
-        blind = time.monotonic() - self.looked_at
+        """``facts``, but HUNG where nobody has been able to look for too long: old facts would lead for ever.
+
+        To be asked again and again: time in which the asker stood still, and so this thread did too, does not count.
+        """
+        now = time.monotonic()
+        if now - self._asked_at > BLIND / 2:
+            self._awake_since = now
+        self._asked_at = now
+        blind = now - max(self.looked_at, self._awake_since)
         if blind < max(BLIND, 4 * self._interval) or self.facts.state in (PgState.EMPTY, PgState.STOPPED):
             return self.facts
         return replace(self.facts, state=PgState.HUNG, problem=f"nobody could look at PostgreSQL for {blind:.0f} s")

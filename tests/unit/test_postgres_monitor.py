@@ -1,0 +1,53 @@
+"""Facts that nobody could renew do not lead for ever, and a pause of the whole process is no proof of anything."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from chefha_core.model import PgFacts, PgState
+from chefha_core.parts.postgres_monitor import BLIND, PostgresMonitor
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def monitor(state: PgState, looked_at: float) -> PostgresMonitor:
+    part: Any = None
+    made = PostgresMonitor(part, interval=0.5)
+    made.facts, made.looked_at = PgFacts(state=state), looked_at
+    return made
+
+
+def ask(made: PostgresMonitor, clock: list[float], seconds: float) -> PgState:
+    """As leaderl's loop does, twice a second."""
+    end = clock[0] + seconds
+    while clock[0] < end:
+        clock[0] += 0.5
+        made.recent_facts()
+    return made.recent_facts().state
+
+
+def test_f18_a_postgresql_that_nobody_can_look_at_counts_as_hung(clock: list[float]) -> None:
+    made = monitor(PgState.PRIMARY, clock[0])
+    assert ask(made, clock, BLIND / 2) is PgState.PRIMARY
+    assert ask(made, clock, BLIND) is PgState.HUNG
+    assert "nobody could look" in made.recent_facts().problem
+
+
+def test_f15_after_a_pause_of_the_machine_the_monitor_gets_its_time(clock: list[float]) -> None:
+    made = monitor(PgState.STANDBY, clock[0])
+    made.recent_facts()
+    clock[0] += 60
+    assert made.recent_facts().state is PgState.STANDBY
+    assert ask(made, clock, BLIND + 1) is PgState.HUNG
+
+
+def test_where_nothing_runs_nothing_hangs(clock: list[float]) -> None:
+    assert ask(monitor(PgState.STOPPED, clock[0]), clock, 3 * BLIND) is PgState.STOPPED
