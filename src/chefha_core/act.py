@@ -22,6 +22,7 @@ from chefha_core.leaderl.worker import Worker
 from chefha_core.model import Candidacy, ClusterConfig, LeaderKey, LeaderState, Lease, Observation, SyncRule
 from chefha_core.parts import arp
 from chefha_core.parts.address import Address, AddressError
+from chefha_core.parts.clock import PAUSE, suspended
 from chefha_core.parts.etcd import Compare, Delete, EtcdClient, EtcdError, Put
 from chefha_core.parts.postgres import Postgres, PostgresError
 from chefha_core.plan import commands as c
@@ -260,6 +261,7 @@ class Actor:
         lease = self.memory.lease
         if lease is None:
             raise Failed("no lease")
+        self._not_suspended()
         if command.check:
             self._check_address()
         ends = lease.sent_at + command.seconds
@@ -272,6 +274,11 @@ class Actor:
             raise Failed("giving the address to the kernel took too long for what was left of the lease: withdrawn")
         if command.take:
             self._announce()
+
+    def _not_suspended(self) -> None:
+        """The clock by which leases are counted stood still while the machine was suspended within this round."""
+        if suspended() - self.memory.slept > PAUSE:
+            raise Failed("the machine was suspended: the lease cannot be trusted")
 
     def _announce(self) -> None:
         try:
@@ -321,6 +328,7 @@ class Actor:
             raise Failed(f"not done, {key.name if key else 'nobody'} leads now: {command.reason}")
         if time.monotonic() >= lease.sent_at + self.settings.ttl:  # stopped or paused since etcd answered
             raise Failed(f"not done, the lease has ended: {command.reason}")
+        self._not_suspended()
 
     def _promote(self, command: c.Promote, seen: Observation) -> None:
         self._still_leads(command)

@@ -37,6 +37,7 @@ SURVIVED: dict[str, list[Fault]] = {
     ],
     "F14 leader loses power": [Fault(1, "crash", L, 15.0), Fault(12, "nothing")],
     "F14 all three lose power": [Fault(1, "crash all", L, 3.5), Fault(20, "nothing")],
+    "F15 leader's host suspended": [Fault(1, "suspend", L, 15.0), Fault(18, "nothing")],
     "F15 leader's host paused": [Fault(1, "pause", L, 15.0), Fault(18, "nothing")],
     "F18 leader unfit, then its postmaster dies": [
         Fault(1, "unfit", L, 15.0),

@@ -114,6 +114,11 @@ WITHOUT: dict[str, tuple[Mapping[str, Any], list[Fault], str]] = {
         [Fault(1, "stop leaderl of", L, 8.0), Fault(9, "nothing")],
         "hold the VIP at once|holds the VIP without",
     ),
+    "look_at_the_clock_that_counts_while_the_machine_is_suspended": (
+        {"guards": Guards(suspend_noticed=False)},
+        [Fault(1, "suspend", L, 4.5), Fault(9, "nothing")],
+        "hold the VIP at once|holds the VIP without|takes the VIP although",
+    ),
     "failsafe_promise": (
         {"guards": Guards(promise=False)},
         [Fault(1, "stop etcd of", L, 5.0, "all"), Fault(4.8, "cut off", L, 8.0, "etcd http"), Fault(9, "nothing")],

@@ -16,6 +16,7 @@ from chefha_core.leaderl.worker import Worker
 from chefha_core.model import LeaderState, MemberReport, Observation, PgFacts, PgState
 from chefha_core.observe import observe
 from chefha_core.parts.address import Address, AddressError
+from chefha_core.parts.clock import PAUSE, suspended
 from chefha_core.parts.etcd import Compare, EtcdError, Put
 from chefha_core.parts.etcd_watch import Doorbell
 from chefha_core.parts.postgres import Postgres
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 
 #: keys whose change is worth a look at once; renewals and reports are not
 RINGS = ("candidates/", "intent", "config", "initialiser", "sync")
-#: seconds by which CLOCK_BOOTTIME may move on without CLOCK_MONOTONIC before the machine counts as paused
-PAUSE = 0.5
 #: seconds for which a follower must have been one before the data is deleted that its clone replaced
 PROVEN = 60.0
 
@@ -62,7 +61,7 @@ class Leaderl:
             on_gap=self.memory.bell.set,
             idle=max(5.0, 2 * settings.ttl),
         )
-        self._slept = _suspended()
+        self.memory.slept = suspended()
         self._told: tuple[str, str] = ("", "")
         self._reported: MemberReport | None = None
         self._recorded = 0
@@ -107,8 +106,8 @@ class Leaderl:
 
     def _paused(self) -> bool:
         """True if the machine was suspended since the last round."""
-        slept = _suspended()
-        paused, self._slept = slept - self._slept > PAUSE, slept
+        slept = suspended()
+        paused, self.memory.slept = slept - self.memory.slept > PAUSE, slept
         return paused
 
     def _forget_the_lease(self) -> None:
@@ -314,8 +313,3 @@ class Leaderl:
 
     def _steps(self, epoch: int) -> list[dict[str, Any]]:
         return [step.row() for step in list(self.memory.steps) if step.epoch == epoch][-30:]
-
-
-def _suspended() -> float:
-    """Seconds for which the machine has been suspended since it booted."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()

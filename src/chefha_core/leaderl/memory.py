@@ -50,6 +50,8 @@ class Memory:
     retry_at: float = 0.0
     failed_rejoins: int = 0
     asked_to_converge: int = 0
+    #: for how long the machine had been suspended when this round began
+    slept: float = 0.0
     took_at: float = 0.0
     handed_over: bool = False
     asserted_at: float = 0.0

@@ -193,7 +193,7 @@ def _hold(node: Leaderl, cmd: c.HoldAddress) -> Steps:
     if cmd.check:
         yield node.world.rng.uniform(0.01, 0.3)
     lifetime = node.address_lifetime(cmd.seconds)
-    if lifetime < 1:
+    if lifetime < 1 or node.paused:
         return False
     if cmd.take:
         node.world.tell(node.name, f"holds the VIP for {lifetime} s at first")

@@ -63,6 +63,10 @@ def _pause(world: World, host: Host, fault: Fault) -> None:
     _later(world, fault, host.thaw)
 
 
+def _suspend(world: World, host: Host, fault: Fault) -> None:
+    world.spring(host, "suspend", fault.seconds)
+
+
 def _kill_leaderl(world: World, host: Host, fault: Fault) -> None:
     host.kill_leaderl()
     _later(world, fault, host.start_leaderl)
@@ -216,6 +220,7 @@ _FAULTS = {
     "crash": _crash,
     "crash all": _crash_all,
     "pause": _pause,
+    "suspend": _suspend,
     "kill leaderl of": _kill_leaderl,
     "stop leaderl of": _stop_leaderl,
     "kill PostgreSQL of": _kill_postgres,
@@ -274,7 +279,7 @@ _cuts = st.tuples(
     st.sampled_from(("", "", "one")),
 ).map(lambda words: " ".join(word for word in words if word))
 _traps = st.tuples(
-    st.sampled_from(("pause", "stop leaderl", "kill leaderl", "crash", "kill PostgreSQL")),
+    st.sampled_from(("pause", "suspend", "stop leaderl", "kill leaderl", "crash", "kill PostgreSQL")),
     st.sampled_from(_COMMANDS),
     st.sampled_from(("before", "after")),
 ).map("/".join)
@@ -284,6 +289,7 @@ faults: st.SearchStrategy[Fault] = st.one_of(
     _fault("trap", _traps),
     _fault("crash"),
     _fault("pause"),
+    _fault("suspend"),
     _fault("kill leaderl of"),
     _fault("stop leaderl of"),
     _fault("kill PostgreSQL of"),

@@ -30,6 +30,7 @@ class Host(Owner):
         self.jobs_fail = False
         self.unfit = ""
         self.failover = True
+        self._hidden = False
         #: armed troubles: (what, name of the command's class, before or after, seconds)
         self.traps: list[tuple[str, str, str, float]] = []
 
@@ -93,6 +94,26 @@ class Host(Owner):
     def freeze(self) -> None:
         if self.up:
             self.frozen = True
+
+    def suspend(self) -> None:
+        """Nothing runs, no clock counts, and nobody answers for an address."""
+        self.freeze()
+        if self.up:
+            self._hidden = self.has_address
+            self.world.holders.discard(self.name)
+
+    def resume(self, seconds: float) -> None:
+        """Everything goes on as if no time had passed; leaderl looks at the other clock before anything else."""
+        if not self.frozen:
+            return
+        self.offset -= seconds * self.rate
+        noticed = self.world.guards.suspend_noticed
+        if self.leaderl is not None and noticed:
+            self.leaderl.paused = True
+        if self._hidden and not noticed:
+            self.add_address(1.0)
+        self._hidden = False
+        self.thaw()
 
     def thaw(self) -> None:
         if self.frozen:

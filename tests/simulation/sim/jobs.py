@@ -29,6 +29,8 @@ def _still_leads(node: Leaderl) -> Steps:
         return False
     if key is None or node.lease is None or (key.name, key.epoch) != (node.name, node.lease.epoch):
         return False
+    if node.paused:
+        return False
     return node.clock() < node.lease.sent_at + node.policy.times.ttl  # it may have been stopped since etcd answered
 
 

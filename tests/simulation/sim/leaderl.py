@@ -47,6 +47,7 @@ class Leaderl(Owner):
         self.took_at = self.asserted_at = self.retry_at = 0.0
         self.handed_over = self.standing = False
         self.stood_against = 0
+        self.paused = False
         self.unfit, self.unfit_until = "", 0.0
         self.prepared_for = self.restarts = self.failed_rejoins = self.asked = 0
         self.probe, self.probed_at = Probe.UNKNOWN, -9.0
@@ -84,7 +85,11 @@ class Leaderl(Owner):
             yield Nap(min(max(0.003, (wake - self.clock()) / self.host.rate), self.policy.times.interval))
 
     def round(self) -> Steps:
-        seen = yield from self.observe()
+        paused, self.paused = self.paused, False
+        if paused:
+            self.lease = None
+            self.host.drop_address()
+        seen = yield from self.observe(paused)
         plan = self.world.planner(seen, self.policy)
         self.role = plan.role
         acted = tuple(command for command in plan.commands if not isinstance(command, QUIET))
@@ -119,7 +124,7 @@ class Leaderl(Owner):
 
     # ---- observe ----
 
-    def observe(self) -> Steps:
+    def observe(self, paused: bool) -> Steps:
         etcd = self.world.etcd
         try:
             snapshot = yield from etcd.request(self.name, etcd.snapshot, write=False)
@@ -140,6 +145,7 @@ class Leaderl(Owner):
             address=self.host.has_address,
             probe=self.probe if now - self.probed_at < 1.0 else Probe.UNKNOWN,
             promised_until=self.promised_until,
+            paused=paused,
             job=self.job,
             retry_at=self.retry_at,
             failed_rejoins=self.failed_rejoins,

@@ -33,6 +33,7 @@ class Guards:
     renew_compares: bool = True
     post_compares: bool = True
     address_lifetime: bool = True
+    suspend_noticed: bool = True
     promise: bool = True
     lease_before_promotion: bool = True
     fresh_facts: bool = True
@@ -162,6 +163,9 @@ class World:
         if what == "pause":
             host.freeze()
             self.engine.at(seconds, host.thaw)
+        elif what == "suspend":
+            host.suspend()
+            self.engine.at(seconds, lambda: host.resume(seconds))
         elif what == "stop leaderl" and host.leaderl is not None:
             leaderl = host.leaderl
             leaderl.frozen = True
