@@ -80,7 +80,11 @@ class Patroni:
         if self._machines.run(BACKENDS[0], ["test", "-e", f"{files.ETC}/patroni.yml"]).rc:
             self._lay_out()
         self._everywhere(START_PEER)
-        self.await_whole(BOOTSTRAP_TIMEOUT)
+        try:
+            self.await_whole(BOOTSTRAP_TIMEOUT)
+        except LabError:  # the last fault left a member that does not come back by itself: that is in its run's numbers
+            self._everywhere(f"{STOP_PEER}\nrm -rf {files.HOME}/data {files.HOME}/etcd/*\n{START_PEER}")
+            self.await_whole(BOOTSTRAP_TIMEOUT)
         self._choose_mode()
         self._make_role()
 
