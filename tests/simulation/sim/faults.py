@@ -142,8 +142,11 @@ def _lossy(world: World, host: Host, fault: Fault) -> None:
 
 
 def _hand_promote(world: World, host: Host, fault: Fault) -> None:
+    """On one node of a history only: where two of three logs are of nobody's timeline, no quorum can say what counts,
+    and the cluster waits for people."""
     pg = host.pg
-    if pg.pm is not None and pg.pm.up and not pg.pm.primary:
+    if world.promoted_by_hand in ("", host.name) and pg.pm is not None and pg.pm.up and not pg.pm.primary:
+        world.promoted_by_hand = host.name
         pg.pm.by_hand = True
         pg.promote(None)
 

@@ -91,6 +91,7 @@ class World:
         self._timelines: dict[int, str] = {1: "a"}
         self._bad: dict[str, tuple[str, float]] = {}
         self._inits = 0
+        self.promoted_by_hand = ""
         self.wiped = False
         if not fresh:
             self._established()
