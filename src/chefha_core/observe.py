@@ -54,10 +54,7 @@ def observe(
 ) -> Observation:
     """What this node knows now; ``pg`` is the monitor's latest look, ``ttl`` the life of a lease in seconds."""
     view = read_etcd(etcd, memory, ttl)
-    memory.view = view
-    memory.last_view = view or memory.last_view
-    if view and name not in view.candidates and view.leader_revision != memory.stood_against:
-        memory.standing = False  # the candidacy is gone, or its write failed and cannot succeed any more
+    memory.saw(view, name)
     now = time.monotonic()
     return Observation(
         now=now,

@@ -71,6 +71,13 @@ class Memory:
     #: notified after every round
     round_done: threading.Condition = field(default_factory=threading.Condition)
 
+    def saw(self, view: EtcdView | None, name: str) -> None:
+        """Take in what etcd said, None if nothing, about the member ``name`` too."""
+        self.view = view
+        self.last_view = view or self.last_view
+        if view and name not in view.candidates and view.leader_revision != self.stood_against:
+            self.standing = False  # the candidacy is gone, or its write failed and cannot succeed any more
+
     def probed(self, now: float) -> Probe:
         """The leader's last answer, if it is recent."""
         answer, at = self.probe

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chefha_core.model import EtcdView, LeaderState, Observation, PgFacts, PgState, Position, Probe, TimelineSwitch
+from chefha_core.model import EtcdView, LeaderState, Observation, PgFacts, Position, Probe, TimelineSwitch
 from chefha_core.plan.commands import Command, Plan
 from chefha_core.plan.policy import Policy
-
-#: states in which a postmaster of a primary may still acknowledge a commit
-RUNNING = (PgState.STARTING, PgState.STANDBY, PgState.PRIMARY, PgState.HUNG)
 
 #: steps between the timelines of two leaders
 APART = 4
