@@ -24,6 +24,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from chefha_core.settings import SECRETS_OF
+
 #: days for which the authority and the certificate are good
 LIFE_DAYS = 3650
 #: bytes of randomness in each password; written as hexadecimal digits, which need no quoting anywhere
@@ -35,12 +37,11 @@ _USAGES = {ExtendedKeyUsageOID.SERVER_AUTH: "a server", ExtendedKeyUsageOID.CLIE
 def generate(members: Mapping[str, str], vip: str) -> dict[str, Any]:
     """Fresh secrets for the cluster of ``members`` (name: address), in the pillar's shape; texts only.
 
-    ``secrets``: superuser_password, replication_password, token; ``tls``: ca, certificate, key (PEM).
+    ``secrets``: what SECRETS_OF gives a back end; ``tls``: ca, certificate, key (PEM).
     """
     names = list(dict.fromkeys([*members, *members.values(), vip, *_LOOPBACK]))
-    passwords = ("superuser_password", "replication_password", "token")
     return {
-        "secrets": {name: secrets.token_hex(_PASSWORD_BYTES) for name in passwords},
+        "secrets": {name: secrets.token_hex(_PASSWORD_BYTES) for name in SECRETS_OF["backend"]},
         "tls": _certificates(names),
     }
 

@@ -7,14 +7,11 @@ The states write the same tree to ``SETTINGS_FILE``, from where leaderl, the bea
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import json
-import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from chefha_core.checked import SettingsError, build, setting
-from chefha_core.parameters import refused_parameter
 
 SETTINGS_FILE = Path("/etc/chefha/settings.json")
 #: seconds by which a follower waits longer than the leader counts; covers the renewal's own round trip
@@ -28,6 +25,14 @@ PROFILES: dict[str, tuple[int, float, float]] = {
     "balanced": (10, 2.0, 2.5),
     "patient": (30, 5.0, 8.0),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class HealthCheck:
+    """When trouble beside PostgreSQL counts."""
+
+    max_search_failures: int = setting(5, "failures in a row before search counts as offline", least=1)
+    search_fatal: bool = setting(False, "a member whose search is offline must not lead PostgreSQL")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +59,17 @@ class Leaderl:
     max_bytes_behind_leader: int = setting(52428800, "a follower further behind is not eligible, bytes", least=0)
     http_address: str = setting("0.0.0.0", "address on which /leader, /status and /metrics are served")
     http_port: int = setting(7331, "port of the same", least=1, most=65535)
+    http_networks: tuple[str, ...] = setting(
+        (), "networks besides the members that may read /leader, /status and /metrics"
+    )
+    health_check: HealthCheck = setting(HealthCheck(), "when trouble beside PostgreSQL counts")
 
 
 @dataclasses.dataclass(frozen=True)
 class Postgresql:
     """PostgreSQL; whatever has no setting of its own goes into ``parameters``."""
 
-    version: int = setting(17, "major version", least=13, most=17)
+    version: int = setting(None, "major version; none: 13 where there are front ends, else 17", least=13, most=17)
     port: int = setting(5432, "port on every member and on the VIP", least=1, most=65535)
     data_dir: str = setting("/var/lib/chefha/postgresql/data", "data directory")
     bin_dir: str = setting("", "folder of postgres, pg_ctl, …; empty: Debian's /usr/lib/postgresql/VERSION/bin")
@@ -72,6 +81,8 @@ class Postgresql:
     max_slot_wal_keep_size_mb: int = setting(4096, "log kept for an absent follower at most, MiB", least=64)
     client_networks: tuple[str, ...] = setting(("samenet", "samehost"), "networks that may log in")
     replication_user: str = setting("replicator", "role of the followers")
+    rewind_user: str = setting("rewinder", "role by which pg_rewind reads the leader's files")
+    monitoring_user: str = setting("chefha_monitor", "role that sees replication and statistics, and no data")
     db_superuser: str = setting("chef_pgsql", "role of the front ends")
     parameters: dict[str, Any] = setting({}, "further postgresql.conf parameters, name: value")
 
@@ -88,12 +99,98 @@ class Etcd:
 
 
 @dataclasses.dataclass(frozen=True)
-class Secrets:
-    """Passwords; ``chef-backend-ctl gen-secrets`` prints a fresh set in pillar form."""
+class SearchSource:
+    """Where the search engine comes from: an archive, or a Debian package."""
 
-    superuser_password: str = setting(help="password of postgresql:db_superuser", secret=True, filled=True)
-    replication_password: str = setting(help="password of postgresql:replication_user", secret=True, filled=True)
-    token: str = setting(help="a random text that signs what the members ask each other", secret=True, filled=True)
+    archive: str = setting("", "tar.gz or zip of the maker's distribution: https://…, salt://…, or a path")
+    checksum: str = setting("", "of the archive, such as sha256=0123…; checked before it is unpacked")
+    package: str = setting("", "name of a Debian package instead of an archive, such as opensearch")
+    repository: str = setting("", "line for sources.list that has the package; empty: already configured")
+    repository_key: str = setting("", "OpenPGP key of the repository, armoured text")
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """OpenSearch or Elasticsearch on each member; whatever has no setting of its own goes into ``parameters``."""
+
+    flavor: str = setting(
+        None,
+        "none: opensearch where there are front ends, else no search",
+        choices=("opensearch", "elasticsearch", "none"),
+    )
+    version: str = setting(None, "none: 1.3.20 where there are front ends, else 3.7.0; Elasticsearch 7.17.9")
+    source: SearchSource = setting(SearchSource(), "where it comes from")
+    port: int = setting(9200, "HTTP, on every member and on the VIP", least=1, most=65535)
+    transport_port: int = setting(9300, "between the members", least=1, most=65535)
+    heap_mb: int | None = setting(None, "MiB; none: a third of the memory, at most 31 GiB", least=128)
+    data_dir: str = setting("/var/lib/chefha/search", "data directory")
+    log_dir: str = setting("/var/log/chefha-search", "log directory")
+    java_home: str = setting("", "a Java of your own; empty: java_package")
+    java_package: str = setting("openjdk-21-jre-headless", "Debian package with Java; empty: the engine brings its own")
+    java_opts: tuple[str, ...] = setting((), "further options for Java")
+    parameters: dict[str, Any] = setting({}, "further lines of opensearch.yml or elasticsearch.yml, name: value")
+
+
+@dataclasses.dataclass(frozen=True)
+class Frontend:
+    """The Chef Infra Servers that use the back end."""
+
+    chef_server_version: str = setting("15.10.117", "decides the form of chef-server.rb and what is accepted")
+    package: str = setting("chef-server-core", "name of the Debian package")
+    source: str = setting("", "file of the package: https://…, salt://…, or a path; empty: from repository")
+    checksum: str = setting("", "of the file, such as sha256=0123…")
+    repository: str = setting("", "line for sources.list that has the package; empty: already configured")
+    repository_key: str = setting("", "OpenPGP key of the repository, armoured text")
+    way: str = setting(
+        "vip",
+        "vip: through the virtual address; members: each front end's own HAProxy asks the members (use_chef_backend)",
+        choices=("vip", "members"),
+    )
+    fqdns: dict[str, Any] = setting({}, "front end: its host name; without one it is its minion id")
+    check_versions: bool = setting(True, "refuse PostgreSQL and search that this Chef Infra Server does not accept")
+    search_username: str = setting("chefha", "what chef-server.rb says where the search asks for no user")
+    settings: dict[str, Any] = setting({}, "further lines of chef-server.rb, such as nginx['ssl_port']: 443")
+
+
+@dataclasses.dataclass(frozen=True)
+class Firewall:
+    """nftables on back and front ends: closed but for what is listed."""
+
+    enabled: bool = setting(True, "whether chefha closes the ports that nobody needs")
+    clients: tuple[str, ...] = setting((), "networks besides the front ends that reach PostgreSQL and search")
+    open_ports: tuple[str, ...] = setting(("22",), "TCP ports open to everybody on back ends")
+    frontend_ports: tuple[str, ...] = setting(("22", "80", "443"), "TCP ports open to everybody on front ends")
+
+
+#: who needs which of the secrets; a front end gets no others
+SECRETS_OF: dict[str, tuple[str, ...]] = {
+    "backend": (
+        "superuser_password",
+        "replication_password",
+        "rewind_password",
+        "monitoring_password",
+        "etcd_root_password",
+        "etcd_password",
+        "token",
+    ),
+    "frontend": ("superuser_password", "monitoring_password"),
+    "anybody": (),
+}
+Role = Literal["backend", "frontend", "anybody"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Secrets:
+    """Passwords: `salt-run chefha.secrets` makes them on the master, or they stand in the pillar."""
+
+    superuser_password: str = setting("", "password of postgresql:db_superuser", secret=True)
+    replication_password: str = setting("", "password of postgresql:replication_user", secret=True)
+    rewind_password: str = setting("", "password of postgresql:rewind_user", secret=True)
+    monitoring_password: str = setting("", "password of postgresql:monitoring_user", secret=True)
+    etcd_root_password: str = setting("", "password of etcd's root, which only changes members and users", secret=True)
+    etcd_password: str = setting("", "password by which the members use their keys in etcd", secret=True)
+    token: str = setting("", "a random text that signs what the members ask each other", secret=True)
+    previous_token: str = setting("", "the one before, still understood while the members change over", secret=True)
 
     def __repr__(self) -> str:
         return "Secrets(…)"
@@ -119,7 +216,8 @@ class Settings:
 
     members: dict[str, Any] = setting(help="name: address of the three back ends")
     vip: str = setting(help="the address that follows the leader")
-    secrets: Secrets = setting(help="passwords", secret=True)
+    frontends: dict[str, Any] = setting({}, "name: address of the Chef Infra Servers that use the back end")
+    secrets: Secrets = setting(Secrets(), "passwords", secret=True)
     cluster: str = setting("chefha", "name of the cluster, and of its prefix in etcd")
     vip_interface: str = setting("eth0", "network interface that gets the VIP")
     profile: str = setting("balanced", "set of times", choices=tuple(PROFILES))
@@ -131,6 +229,9 @@ class Settings:
     leaderl: Leaderl = setting(Leaderl(), "the leaderl service")
     postgresql: Postgresql = setting(Postgresql(), "PostgreSQL")
     etcd: Etcd = setting(Etcd(), "etcd")
+    search: Search = setting(Search(), "OpenSearch or Elasticsearch")
+    frontend: Frontend = setting(Frontend(), "what the front ends have in common")
+    firewall: Firewall = setting(Firewall(), "nftables")
     tls: Tls = setting(Tls(), "certificates", secret=True)
     wheel: str = setting(
         "", "file name of the wheel under salt://chefha/minion/files; empty: chefha is installed already"
@@ -170,142 +271,40 @@ class Settings:
         return dataclasses.asdict(self)
 
 
-def from_pillar(pillar: Any) -> Settings:
-    """Settings from the pillar's ``chefha`` tree; SettingsError with one sentence if anything is wrong."""
+def from_pillar(pillar: Any, role: Role = "backend") -> Settings:
+    """Settings from the pillar's ``chefha`` tree, as a ``role`` needs them; SettingsError with one sentence."""
+    from chefha_core.settings_checks import CHECKS, missing_secret  # which needs the classes above
+
     if not pillar:
         raise SettingsError("pillar chefha is missing; expected at least members, vip and secrets")
-    settings = typing_checked(pillar)
-    for check in (_names, _addresses, _timing, _postgresql, _ports, _places, _tls):
+    settings = _resolved(build(Settings, pillar, "chefha"))
+    for check in CHECKS:
         if problem := check(settings):
             raise SettingsError(problem)
+    if problem := missing_secret(settings, role):
+        raise SettingsError(problem)
     return settings
 
 
-def typing_checked(pillar: Any) -> Settings:
-    """The first half of ``from_pillar``: names and types, one by one."""
-    built: Settings = build(Settings, pillar, "chefha")
-    return built
+def _resolved(settings: Settings) -> Settings:
+    """What depends on whether there are front ends: they accept only older parts."""
+    chef = bool(settings.frontends)
+    flavor = settings.search.flavor or ("opensearch" if chef else "none")
+    newest = {"elasticsearch": "7.17.9", "opensearch": "1.3.20" if chef else "3.7.0"}.get(flavor, "")
+    search = dataclasses.replace(settings.search, flavor=flavor, version=settings.search.version or newest)
+    version = settings.postgresql.version or (13 if chef else 17)
+    return dataclasses.replace(
+        settings, search=search, postgresql=dataclasses.replace(settings.postgresql, version=version)
+    )
 
 
 def load(path: Path = SETTINGS_FILE) -> Settings:
     """Settings of this node as the states wrote them."""
     try:
-        return from_pillar(json.loads(path.read_text(encoding="utf-8")))
+        return from_pillar(json.loads(path.read_text(encoding="utf-8")), role="anybody")
     except FileNotFoundError:
         raise SettingsError(f"{path} is not there: this node is in no cluster yet; apply its states first") from None
     except PermissionError:
         raise SettingsError(f"{path} holds secrets and only root may read it: run this as root") from None
     except (OSError, json.JSONDecodeError) as error:
         raise SettingsError(f"{path} cannot be read ({error}): apply this node's states again") from None
-
-
-def _names(settings: Settings) -> str:
-    for path, name in [("cluster", settings.cluster), *(("members", name) for name in settings.members)]:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,62}", str(name)):
-            return f"pillar chefha:{path} has the name {name!r}; expected lower-case letters, digits, '-', '_' or '.'"
-    if len({re.sub(r"[^a-z0-9_]", "_", name) for name in settings.members}) < len(settings.members):
-        return "pillar chefha:members has names that differ only in '-', '.' and '_'; replication slots know only '_'"
-    return ""
-
-
-def _addresses(settings: Settings) -> str:
-    members = settings.members
-    if len(members) != 3:
-        return f"pillar chefha:members has {len(members)} members; expected exactly 3, each as name: address"
-    for path, text in [("vip", settings.vip), *((f"members:{name}", text) for name, text in members.items())]:
-        try:
-            ipaddress.IPv4Address(text)
-        except (ValueError, TypeError):
-            return f"pillar chefha:{path} is {text!r}; expected an IPv4 address"
-    if len(set(members.values())) != 3:
-        return "pillar chefha:members gives one address to two members; expected three different ones"
-    for name, address in members.items():
-        if address == settings.vip:
-            return (
-                f"pillar chefha:vip {settings.vip} is the address of the member {name}; expected an address of its own"
-            )
-    return ""
-
-
-def _timing(settings: Settings) -> str:
-    ttl, interval, timeout = settings.ttl, settings.interval, settings.request_timeout
-    if ttl <= interval + 2 * timeout:
-        return (
-            f"pillar chefha:leaderl breaks the timing rule: leader_ttl_seconds ({ttl:g}) must be more than "
-            f"interval_seconds ({interval:g}) + 2 x request_timeout_seconds ({timeout:g}), or one slow request costs "
-            "the leadership"
-        )
-    if settings.etcd.election_timeout < 5 * settings.etcd.heartbeat_interval:
-        return (
-            f"pillar chefha:etcd:election_timeout ({settings.etcd.election_timeout} ms) must be at least 5 x "
-            f"heartbeat_interval ({settings.etcd.heartbeat_interval} ms)"
-        )
-    if settings.etcd.election_timeout / 1000 >= ttl:
-        return (
-            f"pillar chefha:etcd:election_timeout ({settings.etcd.election_timeout} ms) must be shorter than "
-            f"chefha:leaderl:leader_ttl_seconds ({ttl:g} s), or every election of etcd costs the leadership"
-        )
-    return ""
-
-
-def _postgresql(settings: Settings) -> str:
-    pg = settings.postgresql
-    if len({pg.db_superuser, pg.replication_user, "postgres"}) < 3:
-        return (
-            f"pillar chefha:postgresql has the roles db_superuser {pg.db_superuser} and replication_user "
-            f"{pg.replication_user}; expected two different ones, and not postgres, which is leaderl's own"
-        )
-    for network in pg.client_networks:
-        try:
-            if network not in ("samenet", "samehost", "all"):
-                ipaddress.ip_network(network)
-        except ValueError as error:
-            return (
-                f"pillar chefha:postgresql:client_networks has {network!r} ({error}); expected samenet, samehost, all, "
-                "or a network such as 192.0.2.0/24"
-            )
-    return refused_parameter(pg.parameters)
-
-
-def _ports(settings: Settings) -> str:
-    used = {
-        "postgresql:port": settings.postgresql.port,
-        "leaderl:http_port": settings.leaderl.http_port,
-        "etcd:client_port": settings.etcd.client_port,
-        "etcd:peer_port": settings.etcd.peer_port,
-    }
-    for path, port in used.items():
-        twin = next((other for other, number in used.items() if number == port and other != path), "")
-        if twin:
-            return f"pillar chefha:{path} is {port}, and so is chefha:{twin}; expected different ports"
-    return ""
-
-
-def _places(settings: Settings) -> str:
-    for path, folder in (
-        ("postgresql:data_dir", settings.postgresql.data_dir),
-        ("etcd:data_dir", settings.etcd.data_dir),
-        ("tls:directory", settings.tls.directory),
-    ):
-        if not re.fullmatch(r"/[^\s'\"\\]+", folder):
-            return f"pillar chefha:{path} is {folder!r}; expected an absolute path without blanks or quotes"
-    if not re.fullmatch(r"[^\s/]{1,15}", settings.vip_interface):
-        return f"pillar chefha:vip_interface is {settings.vip_interface!r}; expected the name of a network interface"
-    for url in settings.etcd_endpoints:
-        if not re.fullmatch(r"https?://[^/\s]+:\d+/?", url):
-            return f"pillar chefha:etcd_endpoints has {url!r}; expected URLs such as https://192.0.2.21:2379"
-    try:
-        address = ipaddress.IPv4Address(settings.leaderl.http_address)
-    except ValueError:
-        return f"pillar chefha:leaderl:http_address is {settings.leaderl.http_address!r}; expected an IPv4 address"
-    if address.is_loopback:
-        return f"pillar chefha:leaderl:http_address is {address}, where the other members cannot ask; expected another"
-    return ""
-
-
-def _tls(settings: Settings) -> str:
-    if settings.tls.enabled:
-        for name in ("ca", "certificate", "key"):
-            if "-----BEGIN" not in getattr(settings.tls, name):
-                return f"pillar chefha:tls:{name} is not a PEM text; chef-backend-ctl gen-secrets prints a fresh set"
-    return ""

@@ -27,7 +27,7 @@ from chefha_core.model import PgFacts, PgState
 from chefha_core.parts import postmaster
 from chefha_core.parts.postgres import ChildUnit, Places, Postgres
 from chefha_core.parts.postgres_monitor import PostgresMonitor
-from chefha_core.settings import Settings, from_pillar
+from chefha_core.settings import SECRETS_OF, Settings, from_pillar
 
 MEMBERS = {"be-1": "127.0.0.1", "be-2": "127.0.0.2", "be-3": "127.0.0.3"}
 SUPERUSER, PASSWORD = "chef_pgsql", "geheim: \\ 'x'"
@@ -228,7 +228,11 @@ def _node(root: Path, name: str, port: int, shared: Mapping[str, object]) -> Nod
     pillar = {
         "members": MEMBERS,
         "vip": "127.0.0.9",
-        "secrets": {"superuser_password": PASSWORD, "replication_password": "a:b\\c'd", "token": "t" * 32},
+        "secrets": {
+            **dict.fromkeys(SECRETS_OF["backend"], "t" * 32),
+            "superuser_password": PASSWORD,
+            "replication_password": "a:b\\c'd",
+        },
         **shared,
         "postgresql": {"data_dir": str(home / "data"), "port": port, "bin_dir": newest_bin(), "shared_buffers_mb": 16},
     }

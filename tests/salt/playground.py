@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from chefha_core.parts.etcd import EtcdClient
+from chefha_core.settings import SECRETS_OF
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MEMBERS = {"be1": "127.0.0.1", "be2": "127.0.0.2", "be3": "127.0.0.3"}
@@ -76,7 +77,7 @@ def pillar(url: str) -> dict[str, Any]:
         "members": MEMBERS,
         "vip": "127.0.0.9",
         "profile": "fast",
-        "secrets": {"superuser_password": "a", "replication_password": "b", "token": "c"},
+        "secrets": {name: "a" for name in SECRETS_OF["backend"]},
         "tls": {"enabled": False},
         "etcd_endpoints": [url],
     }

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from chefha_core.secrets import check_certificate, generate
+from chefha_core.settings import SECRETS_OF
 
 MEMBERS = {"be1": "10.0.0.1", "be2.example.org": "10.0.0.2", "be3": "10.0.0.3"}
 VIP = "10.0.0.9"
@@ -33,9 +34,9 @@ def check(made: dict[str, dict[str, str]], addresses: list[str] | None = None, *
 
 def test_shape(made: dict[str, dict[str, str]]) -> None:
     assert set(made) == {"secrets", "tls"}
-    assert set(made["secrets"]) == {"superuser_password", "replication_password", "token"}
+    assert set(made["secrets"]) == set(SECRETS_OF["backend"])
     assert set(made["tls"]) == {"ca", "certificate", "key"}
-    assert len(set(made["secrets"].values())) == 3
+    assert len(set(made["secrets"].values())) == len(SECRETS_OF["backend"])
     for password in made["secrets"].values():
         assert len(password) == 48
         assert password.isalnum()

@@ -11,12 +11,12 @@ import pytest
 
 from chefha_core.checked import SettingsError
 from chefha_core.layout.catalogue import checked
-from chefha_core.settings import PROFILES, from_pillar, load
+from chefha_core.settings import PROFILES, SECRETS_OF, from_pillar, load
 
 GOOD: dict[str, Any] = {
     "members": {"be1": "192.0.2.11", "be2": "192.0.2.12", "be3": "192.0.2.13"},
     "vip": "192.0.2.100",
-    "secrets": {"superuser_password": "a", "replication_password": "b", "token": "c"},
+    "secrets": dict.fromkeys(SECRETS_OF["backend"], "a"),
     "tls": {"enabled": False},
 }
 Change = Callable[[dict[str, Any]], Any]
@@ -138,7 +138,7 @@ def test_a_node_without_states_is_in_no_cluster(tmp_path: Path) -> None:
 
 
 def test_f66_a_minion_that_is_no_member_is_refused() -> None:
-    with pytest.raises(SettingsError, match="does not name this minion, be9"):
+    with pytest.raises(SettingsError, match="do not name this minion, be9"):
         checked(GOOD, "be9")
 
 

@@ -27,12 +27,12 @@ from chefha_core.model import (
     SyncRule,
 )  # fmt: skip
 from chefha_core.parts.etcd import EtcdMember
-from chefha_core.settings import from_pillar
+from chefha_core.settings import SECRETS_OF, from_pillar
 from chefha_core.verbs import cluster_status, config, handover, status
 from chefha_core.verbs.cluster_status import Answers, report
 
 MEMBERS = {"be1": "192.0.2.11", "be2": "192.0.2.12", "be3": "192.0.2.13"}
-SECRETS = {"superuser_password": "s3cret-a", "replication_password": "s3cret-b", "token": "s3cret-c"}
+SECRETS = {name: f"s3cret-{name}" for name in SECRETS_OF["backend"]}
 PILLAR: dict[str, Any] = {"members": MEMBERS, "vip": "192.0.2.100", "secrets": SECRETS, "tls": {"enabled": False}}
 SETTINGS = from_pillar(PILLAR)
 

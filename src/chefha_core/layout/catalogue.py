@@ -11,7 +11,7 @@ from chefha_core.layout.leaderl import leaderl
 from chefha_core.layout.minion import minion
 from chefha_core.layout.postgresql import postgresql
 from chefha_core.layout.wish import Wish
-from chefha_core.settings import Settings, from_pillar
+from chefha_core.settings import Role, Settings, from_pillar
 
 LAYOUTS: dict[str, Callable[[Settings, str], list[Wish]]] = {
     "settings": settings_files,
@@ -30,16 +30,27 @@ def layout(state: str, pillar: object, name: str) -> list[Wish]:
 
 
 def checked(pillar: object, name: str) -> Settings:
-    """Settings from the pillar, if ``name`` is a member and the certificates are good for all of them."""
-    settings = from_pillar(pillar)
-    if name not in settings.members:
-        raise SettingsError(
-            f"pillar chefha:members does not name this minion, {name}; it has {', '.join(sorted(settings.members))}"
-        )
-    if settings.tls.enabled:
+    """Settings from the pillar, if it names ``name`` and the certificates are good for it."""
+    role = role_of(pillar, name)
+    settings = from_pillar(pillar, role)
+    if settings.tls.enabled and role == "backend":
         from chefha_core.secrets import check_certificate  # needs cryptography, which only states and gen-secrets do
 
         tls = settings.tls
-        for problem in check_certificate(tls.ca, tls.certificate, tls.key, [*settings.members.values(), settings.vip]):
-            raise SettingsError(f"pillar chefha:tls: {problem}; chef-backend-ctl gen-secrets prints a fresh set")
+        addresses = [settings.members[name], settings.vip]
+        for problem in check_certificate(tls.ca, tls.certificate, tls.key, addresses):
+            raise SettingsError(f"pillar chefha:tls: {problem}; salt-run chefha.secrets makes a fresh set")
     return settings
+
+
+def role_of(pillar: object, name: str) -> Role:
+    """Whether ``name`` is a back or a front end; SettingsError if the pillar is wrong or names it nowhere."""
+    settings = from_pillar(pillar, "anybody")
+    if name in settings.members:
+        return "backend"
+    if name in settings.frontends:
+        return "frontend"
+    known = ", ".join(sorted([*settings.members, *settings.frontends]))
+    raise SettingsError(
+        f"pillar chefha:members and chefha:frontends do not name this minion, {name}; they have {known}"
+    )
