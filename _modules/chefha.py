@@ -86,6 +86,39 @@ def demote(timeout=30):
     return _run("handover", "demote", *_node(), _seconds("timeout", timeout))
 
 
+def set_cluster_failover(state):
+    """
+    Automatic failover on or off for the whole cluster. While it is off nobody is elected, promote and demote are
+    refused, and a leader goes on leading.
+
+    state
+        on, true, enabled, off, false or disabled.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt be1 chefha.set_cluster_failover off
+    """
+    return _run("switches", "set_cluster_failover", *_node(), state)
+
+
+def set_node_failover(state):
+    """
+    The same for this node alone: while it is off the node is never elected; if it leads it goes on leading.
+
+    state
+        on, true, enabled, off, false or disabled.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt be2 chefha.set_node_failover off
+    """
+    return _run("switches", "set_node_failover", *_node(), state)
+
+
 def converge(epoch=0, timeout=30):
     """
     Bring this node to the role that etcd gives it now: the leader promotes and takes the VIP, the others follow it.

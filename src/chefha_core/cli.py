@@ -11,7 +11,7 @@ from typing import Any
 from chefha_core.checked import SettingsError
 from chefha_core.node import own_name
 from chefha_core.settings import Settings, load
-from chefha_core.verbs import cluster_status, config, handover, member, status, version
+from chefha_core.verbs import cluster_status, config, handover, member, status, switches, version
 from chefha_core.verbs.reach import VerbError
 
 
@@ -49,6 +49,13 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("node", metavar="NODE", help="name or address")
     _waits(made)
     _waits(verb("demote", _demote, "this node, the leader, hands over to another"))
+    for name, run, whose in (
+        ("set-cluster-failover", _set_cluster_failover, "for the cluster"),
+        ("set-node-failover", _set_node_failover, "for this node"),
+    ):
+        made = verb(name, run, f"automatic failover on or off {whose}")
+        made.add_argument("state", metavar="STATE", help=", ".join(switches.WORDS))
+        as_json(made)
     made = verb("converge", _converge, "bring this node to the role that etcd gives it")
     made.add_argument("--epoch", type=int, default=0, help="only if this epoch is not over; 0: the present one")
     _waits(made)
@@ -107,6 +114,16 @@ def _promote(wanted: argparse.Namespace) -> None:
 
 def _demote(wanted: argparse.Namespace) -> None:
     _handed_over(handover.demote(*_node(), wanted.timeout, _show_step))
+
+
+def _set_cluster_failover(wanted: argparse.Namespace) -> None:
+    data = switches.set_cluster_failover(*_node(), wanted.state)
+    _print(data, f"failover is {'on' if data['failover'] else 'off'} for the cluster", wanted.json)
+
+
+def _set_node_failover(wanted: argparse.Namespace) -> None:
+    data = switches.set_node_failover(*_node(), wanted.state)
+    _print(data, f"failover is {'on' if data['failover'] else 'off'} for {data['node']}", wanted.json)
 
 
 def _handed_over(done: Mapping[str, Any]) -> None:

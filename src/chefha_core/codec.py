@@ -81,6 +81,7 @@ def view(snapshot: Snapshot, now: float, previous: EtcdView | None = None) -> Et
         last_epoch=max([epoch for epoch, _ in history], default=0),
         last_timeline=max(timelines, default=0),
         timelines=frozenset(timelines | ({leader.timeline} if leader else set())),
+        switched_off=frozenset(key[9:] for key in kvs if key.startswith("switches/")),
     )
 
 

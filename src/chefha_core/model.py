@@ -200,6 +200,8 @@ class EtcdView:
     last_timeline: int = 0
     #: every timeline that was ever given to a leader
     timelines: frozenset[int] = frozenset()
+    #: members for which somebody switched failover off
+    switched_off: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,6 @@ def observe(
     memory: Memory,
     job: str,
     paused: bool,
-    failover: bool,
     ttl: float,
 ) -> Observation:
     """What this node knows now; ``pg`` is the monitor's latest look, ``ttl`` the life of a lease in seconds."""
@@ -78,5 +77,5 @@ def observe(
         prepared_for=memory.prepared_for,
         restarts=memory.restarts,
         unfit=memory.unfit if now < memory.unfit_until else "",
-        failover=failover,
+        failover=memory.electable(name),
     )

@@ -28,8 +28,9 @@ from chefha_core.model import (
 )  # fmt: skip
 from chefha_core.parts.etcd import EtcdMember
 from chefha_core.settings import SECRETS_OF, from_pillar
-from chefha_core.verbs import cluster_status, config, handover, status
+from chefha_core.verbs import cluster_status, config, handover, status, switches
 from chefha_core.verbs.cluster_status import Answers, report
+from chefha_core.verbs.reach import VerbError
 
 MEMBERS = {"be1": "192.0.2.11", "be2": "192.0.2.12", "be3": "192.0.2.13"}
 SECRETS = {name: f"s3cret-{name}" for name in SECRETS_OF["backend"]}
@@ -65,6 +66,18 @@ def with_be2(**changes: Any) -> EtcdView:
 
 def without_be2() -> EtcdView:
     return view(members={name: said for name, said in view().members.items() if name != "be2"})
+
+
+@pytest.mark.parametrize(
+    ("word", "on"), [("on", True), ("True", True), ("enabled", True), ("off", False), (False, False)]
+)
+def test_words_of_the_failover_switches(word: object, on: bool) -> None:
+    assert switches.wanted("set-node-failover", word) is on
+
+
+def test_another_word_for_a_failover_switch_is_refused() -> None:
+    with pytest.raises(VerbError, match="the state is 'maybe'; expected one of on, true"):
+        switches.wanted("set-node-failover", "maybe")
 
 
 def test_cluster_status_of_a_healthy_cluster() -> None:

@@ -31,7 +31,7 @@ from chefha_core.verbs.reach import etcd_client
 log = logging.getLogger(__name__)
 
 #: keys whose change is worth a look at once; renewals and reports are not
-RINGS = ("candidates/", "intent", "config", "initialiser", "sync")
+RINGS = ("candidates/", "intent", "config", "initialiser", "sync", "switches/")
 #: seconds for which a follower must have been one before the data is deleted that its clone replaced
 PROVEN = 60.0
 
@@ -125,9 +125,7 @@ class Leaderl:
         self.monitor.history_from = self._upstream()
         if facts.streaming:
             self.memory.failed_rejoins = 0
-        return observe(
-            self.name, self.etcd, self.address, facts, self.memory, job, paused, failover=True, ttl=self.times.ttl
-        )
+        return observe(self.name, self.etcd, self.address, facts, self.memory, job, paused, ttl=self.times.ttl)
 
     def _upstream(self) -> str:
         """Whose timeline history the monitor should read while this node does not stream."""
@@ -209,6 +207,7 @@ class Leaderl:
             checkpoint_timeline=facts.checkpoint_timeline,
             system_id=facts.system_id,
             reason=self.memory.reason,
+            failover=self.memory.electable(self.name),
             version=__version__,
             vip=self.address.present(),
         )

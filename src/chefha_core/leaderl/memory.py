@@ -78,6 +78,10 @@ class Memory:
         if view and name not in view.candidates and view.leader_revision != self.stood_against:
             self.standing = False  # the candidacy is gone, or its write failed and cannot succeed any more
 
+    def electable(self, name: str) -> bool:
+        """Whether failover is on for the member ``name``, as far as etcd has said."""
+        return self.last_view is None or name not in self.last_view.switched_off
+
     def probed(self, now: float) -> Probe:
         """The leader's last answer, if it is recent."""
         answer, at = self.probe

@@ -75,7 +75,7 @@ def _general_refusal(view: EtcdView, asked: str) -> str:
     if leader is None:
         return f"{asked}: the cluster has no leader now; see why with cluster-status"
     if view.config and not view.config.failover:
-        return f"{asked}: failover is off for the cluster (key config in etcd)"
+        return f"{asked}: failover is off for the cluster; chef-backend-ctl set-cluster-failover on"
     if leader.state is not LeaderState.LEADING:
         return f"{asked}: {leader.name} is {leader.state} at the moment; try again when it leads"
     if intent and intent.epoch == leader.epoch:
