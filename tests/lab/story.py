@@ -12,10 +12,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-from lab.api import Lab, ProbeResult
+from lab.api import Lab, ProbeResult, SearchResult
 from lab.witness import Seen, Witness, in_words, others, vip_problems
 
 #: seconds without an acknowledged write that a failover may cost at most; what it really costs is bench's business
@@ -25,8 +25,12 @@ HICCUP = 20.0
 #: seconds within which a healed cluster is whole again, and within which it must be whole before a fault
 CONVERGED = 90.0
 WHOLE_BEFORE = 45.0
+#: seconds within which search has all its nodes again, and all copies of all documents: three Javas start on two cores
+SEARCH_CONVERGED = 180.0
 #: seconds a probe may last at the most, should the test hang
 PROBE = 240.0
+#: seconds without an acknowledged document that a fault may cost: search finds out by itself that a node is away
+SEARCH_GAP = 60.0
 #: seconds between two writes of the probe: enough to see what a fault costs, and the machines have two cores
 INTERVAL = 0.04
 #: seconds between two looks at all machines: each costs the two cores they share more than a write does
@@ -47,6 +51,7 @@ class Story:
     new_leader: str = ""
     faulty: set[str] = field(default_factory=set)
     converged_after: float = 0.0
+    search: SearchResult | None = None
     _result: ProbeResult | None = None
 
     @property
@@ -108,17 +113,25 @@ def under_load(lab: Lab, outage: float = OUTAGE) -> Iterator[Story]:
     """A whole cluster, writes through the VIP while the block runs, and the five points after it."""
     witness = Witness(lab.machines)
     witness.await_converged(WHOLE_BEFORE)
+    searches = lab.stack.search != "none"
+    if searches:
+        witness.await_search(timeout=SEARCH_CONVERGED)
     rows = witness.look()
     story = Story(lab, witness, leader_of(rows), max(row.epoch for row in rows), outage)
     try:
-        with lab.probe(PROBE, INTERVAL) as probe:
+        with ExitStack() as probes:
+            probe = probes.enter_context(lab.probe(PROBE, INTERVAL))
+            search = probes.enter_context(lab.search_probe(PROBE)) if searches else None
             yield story
             story.heal()
             story.converged_after = witness.await_converged(CONVERGED)
             story.check_vip()
+            if search:
+                witness.await_search(timeout=SEARCH_CONVERGED)
     finally:
         story.heal()
     story._result = probe.result
+    story.search = search.result if search else None
     assert_five_points(story)
 
 
@@ -135,6 +148,19 @@ def assert_five_points(story: Story) -> None:
     )
     assert story.converged_after <= CONVERGED, "(d) the cluster did not become whole by itself"
     assert not story.unsettling, f"(e) the VIP was not on the writable leader only: {story.unsettling}"
+    if story.search:
+        assert_search_goes_on(story.search)
+
+
+def assert_search_goes_on(search: SearchResult) -> None:
+    """Where a majority of search nodes lives no acknowledged document is lost, and new ones come in again."""
+    if search.without_majority:
+        return
+    assert search.lost == 0, f"(f) acknowledged documents are lost: {search.missing}"
+    assert search.longest_gap <= SEARCH_GAP, (
+        f"(f) {search.longest_gap:.1f} s without an acknowledged document, from {search.longest_gap_at:.1f} s on; "
+        f"at most {SEARCH_GAP:g} s are bearable: {search.errors}"
+    )
 
 
 def leader_of(rows: Sequence[Seen]) -> str:

@@ -56,8 +56,9 @@ def test_passwords_are_changed_under_load(lab: Lab, witness: Witness) -> None:
 def test_the_token_is_changed_under_load_and_failover_works_afterwards(lab: Lab, witness: Witness) -> None:
     """Members with the old and the new token understand each other meanwhile."""
     with under_load(lab, outage=HICCUP) as story:
-        rotate(lab, "token")
-        story.stays(1)
+        for step in ("token", "token_done"):
+            rotate(lab, step)
+            story.stays(1)
     with under_load(lab) as story:
         story.inject("kill-host", story.leader)
         story.await_new_leader()
