@@ -43,6 +43,7 @@ class Server:
     database: str = "postgres"
     port: int = 5432
     application: str = "chefha-lab-probe"
+    scram: bool = True  # False: a client that knows md5 only
     served: int = 0  # connections that a server process works on now
     _keys: dict[tuple[bytes, int], bytes] = field(default_factory=dict, repr=False)
     _tls: ssl.SSLContext = field(default_factory=lambda: _unverified(), repr=False)
@@ -83,7 +84,7 @@ class Server:
             if kind != b"R":
                 continue
             method, data = struct.unpack("!i", payload[:4])[0], payload[4:]
-            if method == 10:
+            if method == 10 and self.scram:
                 scram = Scram(self)
                 first = scram.first()
                 _send(writer, b"p", b"SCRAM-SHA-256\0" + struct.pack("!i", len(first)) + first)
