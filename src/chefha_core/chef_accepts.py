@@ -68,7 +68,8 @@ def accepted(settings: Settings) -> str:
         return ""
     version, text = version_of(settings), settings.frontend.chef_server_version
     if version < OLDEST:
-        return f"pillar chefha:frontend:chef_server_version is {text!r}; expected a release such as 15.10.117, 12.4 or newer"
+        path = "pillar chefha:frontend:chef_server_version"
+        return f"{path} is {text!r}; expected a release such as 15.10.117, 12.4 or newer"
     server = f"Chef Infra Server {text} (pillar chefha:frontend:chef_server_version)"
     return _postgresql(settings, version, server) or _tls(settings) or _search(settings, version, server)
 

@@ -1,4 +1,4 @@
-"""Whether the machines that must log in to PostgreSQL may: ``postgresql:client_networks`` seen from one member; pure."""
+"""Whether those who must log in to PostgreSQL may: ``postgresql:client_networks`` seen from one member; pure."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def shut_out(settings: Settings, interfaces: Iterable[str]) -> str:
             networks = ", ".join(sorted({str(interface.network) for interface in own if not interface.is_loopback}))
             return (
                 f"the {kind} {name} ({address}) may not log in to PostgreSQL on this machine: pillar "
-                f"chefha:postgresql:client_networks is {words}, and the networks of this machine are {networks or 'none'}; "
-                f"add {address}/32 or its network there"
+                f"chefha:postgresql:client_networks is {words}, and the networks of this machine are "
+                f"{networks or 'none'}; add {address}/32 or its network there"
             )
     return ""
 
