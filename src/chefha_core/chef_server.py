@@ -20,6 +20,7 @@ LOOPBACK = "127.0.0.1"
 #: its ports there, which chef-server.rb could change, but needn't
 LOCAL_POSTGRESQL, LOCAL_SEARCH = 5432, 9200
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_PLAIN, _NOTHING = re.compile(r"[a-z0-9.:-]+"), re.compile(r"(?!)")
 _HOST_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 #: name of a further line of chef-server.rb: `api_fqdn`, `nginx['ssl_port']`, `lb['upstream']['bookshelf']`
 LINE = re.compile(r"[a-z_][a-z0-9_]*(\['[A-Za-z0-9_.-]+'\])*")
@@ -138,12 +139,14 @@ def _line(name: str, value: Any) -> str:
         return f"{name} = {ruby(value)}\n"
     if isinstance(value, Mapping):  # without brackets Ruby would take it for a block
         return f"{name}({ruby(value)})\n"
-    quoted = f'"{value}"' if name in ("fqdn", "api_fqdn") and not fqdn_problem(str(value)) else ruby(value)
-    return f"{name} {quoted}\n"
+    return f"{name} {ruby(value, _PLAIN)}\n"
 
 
-def ruby(value: Any) -> str:
-    """A plain value as Ruby writes it; no text can end its quotes or run as code."""
+def ruby(value: Any, plain: re.Pattern[str] = _NOTHING) -> str:
+    """A plain value as Ruby writes it; no text can end its quotes or run as code.
+
+    What is ``plain`` stands in double quotes, as Chef Backend printed names and addresses.
+    """
     if value is None:
         return "nil"
     if isinstance(value, bool):
@@ -155,8 +158,8 @@ def ruby(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{ruby(key)} => {ruby(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(ruby(item) for item in value) + "]"
-    return _text(str(value))
+        return "[" + ", ".join(ruby(item, plain) for item in value) + "]"
+    return f'"{value}"' if plain.fullmatch(str(value)) else _text(str(value))
 
 
 def _text(text: str) -> str:
