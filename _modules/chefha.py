@@ -20,7 +20,8 @@ def __virtual__():
 def cluster_status():
     """
     The whole cluster: one row per member (role, PostgreSQL, lag, timeline, position, who holds the VIP), leader, epoch,
-    failover switches. Asks everybody at once with a deadline of one second.
+    failover switches. Asks everybody at once with a deadline of one second. On a front end: what can be known through
+    PostgreSQL and search.
 
     CLI Example:
 
@@ -176,6 +177,51 @@ def settings_check():
     except ValueError as error:
         raise CommandExecutionError(str(error)) from error
     return _verb("config").shown(settings)
+
+
+def gen_server_config(fqdn="", file=""):
+    """
+    The chef-server.rb of one front end. The password in it is masked, because answers stay in the job cache: ``file``
+    has it, and so has ``chef-backend-ctl gen-server-config``.
+
+    fqdn
+        Host name of the front end.
+    file
+        Where to write it on this node, readable by its owner only; its path is returned.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt be1 chefha.gen_server_config chef.example.com file=/root/chef-server.rb
+    """
+    return _run("gen_server_config", "gen_server_config", _node()[0], str(fqdn), str(file), mask=True)
+
+
+def backend_problem():
+    """
+    Why this front end cannot use the back end (PostgreSQL to write, search), as a sentence; empty if it can.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt fe1 chefha.backend_problem
+    """
+    return _verb("frontend").backend_problem(_node()[0])
+
+
+def await_backend(timeout=900):
+    """
+    Wait until this front end can use the back end; returns the seconds it took.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt fe1 chefha.await_backend timeout=60
+    """
+    return _run("member", "wait_until_well", backend_problem, _seconds("timeout", timeout))
 
 
 def etcd_problem():

@@ -100,8 +100,24 @@ def etcd_member(name):
 
 
 def postgresql(name):
-    """PostgreSQL's files and unit are in place; leaderl decides what runs."""
+    """
+    PostgreSQL's files and unit are in place; leaderl decides what runs. Fails where pillar
+    ``chefha:postgresql:client_networks`` shuts a front end or a member out.
+    """
+    try:
+        settings = _core("layout.catalogue").checked(__pillar__.get("chefha"), __opts__["id"])
+        problem = _core("client_access").shut_out(settings, _interfaces())
+    except (ValueError, CommandExecutionError) as error:
+        problem = str(error)
+    if problem:
+        return {"name": name, "result": False, "changes": {}, "comment": problem}
     return _lay_out(name, "postgresql")
+
+
+def _interfaces():
+    """This machine's own addresses, each with its network."""
+    found = [one for about in __salt__["network.interfaces"]().values() for one in about.get("inet", [])]
+    return [f"{one['address']}/{one['netmask']}" for one in found if one.get("netmask")]
 
 
 def leaderl(name):
@@ -109,9 +125,68 @@ def leaderl(name):
     return _lay_out(name, "leaderl")
 
 
+def frontend_base(name):
+    """The authority's certificate and chef-backend-ctl are where a front end needs them."""
+    return _lay_out(name, "frontend_base")
+
+
+def frontend_package(name):
+    """The package of Chef Infra Server is installed, from pillar chefha:frontend:source or :repository."""
+    return _lay_out(name, "frontend_package")
+
+
+def frontend_config(name):
+    """chef-server.rb is in place, readable by root only."""
+    return _lay_out(name, "frontend_config")
+
+
+def backend_reachable(name, timeout=900):
+    """The back end's PostgreSQL takes writes from this front end and its search answers, within ``timeout`` seconds."""
+    return _await(name, "chefha.await_backend", "chefha.backend_problem", timeout)
+
+
+def frontend_carried(name, timeout=1800):
+    """Secrets and migration level of the first front end are here; waits until it has published them."""
+    return _front_end(name, "carry", timeout=timeout)
+
+
+def frontend_reconfigured(name, timeout=1800):
+    """Chef has configured itself with what is wanted now; runs only if something changed or it never succeeded."""
+    return _front_end(name, "reconfigure", timeout=timeout)
+
+
+def frontend_published(name):
+    """Secrets and migration level of the first front end are in the database, for the others."""
+    return _front_end(name, "publish")
+
+
+def _front_end(name, verb, **how):
+    """One of the library's steps of a front end."""
+    # skip_watch: what failed is not tried a second time because something that it watches has changed
+    ret = {"name": name, "result": True, "changes": {}, "comment": "as wanted"}
+    failed = {**ret, "result": False, "skip_watch": True}
+    try:
+        settings = _core("layout.catalogue").checked(__pillar__.get("chefha"), __opts__["id"])
+        steps = _core("verbs.frontend")
+        front = steps.FrontEnd(settings, __opts__["id"])
+        changes = getattr(steps, verb)(front, test=__opts__["test"], **how)
+    except ImportError as error:
+        return {**ret, "result": None, "comment": f"cannot be seen before the library is installed: {error}"}
+    except (ValueError, CommandExecutionError) as error:
+        return {**failed, "comment": str(error)}
+    except _core("verbs.reach").VerbError as error:
+        # in test mode what it waits for may come about in the same run
+        return {**ret, "result": None, "comment": str(error)} if __opts__["test"] else {**failed, "comment": str(error)}
+    if changes and __opts__["test"]:
+        return {**ret, "result": None, "changes": changes, "comment": f"would change: {', '.join(changes)}"}
+    return {**ret, "changes": changes, "comment": f"changed: {', '.join(changes)}" if changes else ret["comment"]}
+
+
 def mod_watch(name, sfun=None, **kwargs):
-    """Restart leaderl when a state that it watches changed something."""
+    """Restart leaderl, or let Chef configure itself again, when a state that it watches changed something."""
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
+    if sfun == "frontend_reconfigured":
+        return _front_end(name, "reconfigure", timeout=kwargs.get("timeout", 1800), anyway=True)
     if sfun != "leaderl":
         return {**ret, "comment": f"chefha.{sfun} has nothing to restart"}
     unit = "chefha-leaderl.service"
@@ -164,7 +239,7 @@ def _problem(look):
     """What stands in the way now, also where nothing is laid out yet; "" if nothing."""
     try:
         return __salt__[look]()
-    except CommandExecutionError as error:
+    except (CommandExecutionError, ImportError) as error:
         if not __opts__["test"]:
             raise
         return str(error)

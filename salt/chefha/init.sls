@@ -1,13 +1,19 @@
-{#- A back end is a minion named in pillar chefha:members. A master is named in pillar chefha_masters (a list). -#}
+{#- Back and front ends are the minions named in pillar chefha:members and chefha:frontends. A master is named in pillar
+    chefha_masters (a list). -#}
 {%- set members = salt['pillar.get']('chefha:members', {}) or {} %}
+{%- set frontends = salt['pillar.get']('chefha:frontends', {}) or {} %}
 {%- set masters = salt['pillar.get']('chefha_masters', ['master']) %}
-{%- if grains['id'] in members or grains['id'] in masters %}
+{%- set id = grains['id'] %}
+{%- if id in members or id in frontends or id in masters %}
 include:
-  {%- if grains['id'] in members %}
+  {%- if id in members %}
   - chefha.minion
   - chefha.backend
   {%- endif %}
-  {%- if grains['id'] in masters %}
+  {%- if id in frontends %}
+  - chefha.frontend
+  {%- endif %}
+  {%- if id in masters %}
   - chefha.master
   {%- endif %}
 {%- else %}
@@ -16,6 +22,6 @@ chefha_nothing_to_do:
     - changes: False
     - result: False
     - comment: >-
-        {{ grains['id'] }} is neither in pillar chefha:members nor in chefha_masters, so there is nothing to lay out here:
-        add it to one of them, or do not target it
+        {{ id }} is neither in pillar chefha:members or chefha:frontends nor in chefha_masters, so there is nothing to lay
+        out here: add it to one of them, or do not target it
 {%- endif %}

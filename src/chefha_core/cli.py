@@ -12,6 +12,7 @@ from chefha_core.checked import SettingsError
 from chefha_core.node import own_name
 from chefha_core.settings import Settings, load
 from chefha_core.verbs import cluster_status, config, handover, member, status, switches, version
+from chefha_core.verbs.gen_server_config import gen_server_config
 from chefha_core.verbs.reach import VerbError
 
 
@@ -61,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     _waits(made)
     as_json(verb("version", _version, "what is installed here"))
     as_json(verb("show-config", _show_config, "every setting with its value, secrets masked"))
+    made = verb("gen-server-config", _gen_server_config, "print chef-server.rb of one front end, password included")
+    made.add_argument("fqdn", nargs="?", default="", metavar="FQDN", help="host name of the front end")
+    made.add_argument("-f", "--file", default="", metavar="FILE", help="write it there, readable by its owner only")
     _gen_secrets_arguments(verb("gen-secrets", _gen_secrets, "print a pillar with fresh secrets and certificates"))
     return parser
 
@@ -153,6 +157,11 @@ def _version(wanted: argparse.Namespace) -> None:
 def _show_config(wanted: argparse.Namespace) -> None:
     data = config.shown(load())
     _print(data, config.to_yaml({"chefha": data}).rstrip("\n"), wanted.json)
+
+
+def _gen_server_config(wanted: argparse.Namespace) -> None:
+    text = gen_server_config(load(), wanted.fqdn, wanted.file)
+    print(f"written to {text}" if wanted.file else text.rstrip("\n"))
 
 
 def _gen_secrets(wanted: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Which member of the cluster this machine is."""
+"""Which machine of the cluster this one is."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from chefha_core.settings import Settings
 
 
 def own_name(settings: Settings) -> str:
-    """The member whose address is on this machine; SettingsError if there is none."""
-    for name, address in settings.members.items():
+    """The member, or else the front end, whose address is on this machine; SettingsError if there is none."""
+    machines = {**settings.members, **settings.frontends}
+    for name, address in machines.items():
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
                 probe.bind((address, 0))  # only an own address can be bound
             except OSError:
                 continue
             return name
-    raise SettingsError(
-        f"none of the addresses in pillar chefha:members ({', '.join(settings.members.values())}) is on this machine"
-    )
+    paths = "chefha:members" + (" and chefha:frontends" if settings.frontends else "")
+    raise SettingsError(f"none of the addresses in pillar {paths} ({', '.join(machines.values())}) is on this machine")

@@ -148,6 +148,7 @@ class Frontend:
     )
     fqdns: dict[str, Any] = setting({}, "front end: its host name; without one it is its minion id")
     check_versions: bool = setting(True, "refuse PostgreSQL and search that this Chef Infra Server does not accept")
+    accept_license: bool = setting(False, "you accept the licence that Chef Infra Server 13 and later ask about")
     search_username: str = setting("chefha", "what chef-server.rb says where the search asks for no user")
     settings: dict[str, Any] = setting({}, "further lines of chef-server.rb, such as nginx['ssl_port']: 443")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
+from chefha_core import chef_accepts
 from chefha_core.parameters import refused_parameter
 from chefha_core.settings import SECRETS_OF, Role, Settings
 
@@ -151,7 +152,7 @@ def _port_lists(settings: Settings) -> str:
     return ""
 
 
-CHECKS = (_names, _addresses, _timing, _postgresql, _networks, _ports, _port_lists, _places)
+CHECKS = (_names, _addresses, _timing, _postgresql, _networks, _ports, _port_lists, _places, *chef_accepts.CHECKS)
 
 
 def missing_secret(settings: Settings, role: Role) -> str:

@@ -121,10 +121,13 @@ class Node:
 class Cluster:
     """Three members, of which none runs yet."""
 
-    def __init__(self, root: Path, durability: str = "async", tls: bool = False) -> None:
+    def __init__(
+        self, root: Path, durability: str = "async", tls: bool = False, more: Mapping[str, object] | None = None
+    ) -> None:
         port = _free_port()
         made = secrets.generate(MEMBERS, "127.0.0.9")["tls"] if tls else {}
         shared = {"durability": durability, "tls": {"enabled": tls, "directory": str(root / "tls"), **made}}
+        shared |= more or {}
         self.nodes = [_node(root, name, port, shared) for name in MEMBERS]
         for node in self.nodes:
             node.lay_out()
@@ -153,11 +156,13 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(durability: str = "async", tls: bool = False) -> Iterator[Cluster]:
+def cluster(
+    durability: str = "async", tls: bool = False, more: Mapping[str, object] | None = None
+) -> Iterator[Cluster]:
     """A cluster below a folder of its own; everything is ended and removed afterwards."""
     root = Path(tempfile.mkdtemp(prefix="chefha-pg-"))
     root.chmod(0o755)
-    made = Cluster(root, durability, tls)
+    made = Cluster(root, durability, tls, more)
     try:
         yield made
     finally:

@@ -1,21 +1,7 @@
-# What makes a minion able to carry the back end: the pillar checked, the library, the beacon, a unit that restarts.
+# What makes a minion able to carry the back end: what is common to all, the beacon, a unit that restarts.
 
-chefha_checked:
-  chefha.checked:
-    - order: 1
-    - failhard: True
-
-chefha_library:
-  chefha.library:
-    - failhard: True
-    - require:
-      - chefha: chefha_checked
-
-chefha_settings:
-  chefha.settings:
-    - failhard: True
-    - require:
-      - chefha: chefha_library
+include:
+  - chefha.common
 
 chefha_minion:
   chefha.minion:

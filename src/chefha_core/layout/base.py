@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from chefha_core.layout.wish import CONFIG, DATA, Wish, folder, masked, text_file
-from chefha_core.settings import SETTINGS_FILE, Settings
+from chefha_core.settings import SECRETS_OF, SETTINGS_FILE, Secrets, Settings
 
 CREATE_CLUSTER = "/etc/postgresql-common/createcluster.conf"
 
 
 def settings_files(settings: Settings, name: str) -> list[Wish]:
-    """The checked pillar, for leaderl, the beacon and the verbs."""
-    tree = json.dumps(settings.to_dict(), indent=2, sort_keys=True)
+    """The checked pillar, for leaderl, the beacon and the verbs; a front end keeps no secret that it does not need."""
+    kept = settings if name in settings.members else for_front_end(settings)
+    tree = json.dumps(kept.to_dict(), indent=2, sort_keys=True)
     return [folder(CONFIG), text_file(str(SETTINGS_FILE), tree, mode="0600", secret=True)]
+
+
+def for_front_end(settings: Settings) -> Settings:
+    """The settings with a front end's secrets only, whatever its pillar has."""
+    secrets = Secrets(**{name: getattr(settings.secrets, name) for name in SECRETS_OF["frontend"]})
+    return replace(settings, secrets=secrets, tls=replace(settings.tls, certificate="", key=""))
 
 
 def packages(settings: Settings, name: str) -> list[Wish]:

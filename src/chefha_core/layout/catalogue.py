@@ -7,6 +7,7 @@ from collections.abc import Callable
 from chefha_core.checked import SettingsError
 from chefha_core.layout.base import packages, settings_files, tls_files
 from chefha_core.layout.etcd import etcd_member
+from chefha_core.layout.frontend import frontend_base, frontend_config, frontend_package
 from chefha_core.layout.leaderl import leaderl
 from chefha_core.layout.minion import minion
 from chefha_core.layout.postgresql import postgresql
@@ -21,6 +22,9 @@ LAYOUTS: dict[str, Callable[[Settings, str], list[Wish]]] = {
     "etcd_member": etcd_member,
     "postgresql": postgresql,
     "leaderl": leaderl,
+    "frontend_base": frontend_base,
+    "frontend_package": frontend_package,
+    "frontend_config": frontend_config,
 }
 
 

@@ -118,7 +118,11 @@ def pg_hba_conf(settings: Settings) -> str:
         # the database postgres is for pg_rewind
         rows += [f"{host} replication,postgres {replicator} {address}/32 scram-sha-256"]
     rows += [f"host replication,all {replicator} all reject", "host all postgres all reject"]
-    rows += [f"{host} all all {network} scram-sha-256" for network in pg.client_networks]
+    own = ",".join(_name(user) for user in (pg.db_superuser, pg.monitoring_user))
+    for network in pg.client_networks:
+        rows += [f"{host} all {own} {network} scram-sha-256"]
+        # Chef's own roles: its services know no SCRAM. md5 lets both kinds of stored passwords in.
+        rows += [f"{host} all all {network} {'md5' if settings.frontends else 'scram-sha-256'}"]
     return "# Written by chefha's states: changes here are lost\n" + "\n".join(rows) + "\n"
 
 

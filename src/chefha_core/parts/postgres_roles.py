@@ -102,8 +102,15 @@ def role_statements(settings: Settings) -> list[str]:
         statements.append(f"ALTER ROLE {role} LOGIN {rights} PASSWORD {_text(scram_verifier(password))}")
     replicator = _name(pg.replication_user)
     statements += [f"GRANT EXECUTE ON FUNCTION pg_catalog.{f} TO {replicator}" for f in _REWIND_FUNCTIONS]
+    statements.append(_encryption_of_new_passwords(settings))
     # so that a clone can ask how large it will be
     return [*statements, f"GRANT pg_read_all_stats TO {replicator}"]
+
+
+def _encryption_of_new_passwords(settings: Settings) -> str:
+    """Chef makes its roles itself through db_superuser, and its services know no SCRAM: theirs become md5."""
+    change = "SET password_encryption = 'md5'" if settings.frontends else "RESET password_encryption"
+    return f"ALTER ROLE {_name(settings.postgresql.db_superuser)} {change}"
 
 
 def scram_verifier(password: str, salt: bytes = b"") -> str:

@@ -14,6 +14,7 @@ from chefha_core import codec
 from chefha_core.model import EtcdView, MemberReport, PgState, Position, format_lsn
 from chefha_core.parts.etcd import EtcdMember
 from chefha_core.settings import Settings
+from chefha_core.verbs import frontend_status
 from chefha_core.verbs.reach import etcd_client
 
 #: seconds for each question; the whole verb takes little more
@@ -33,7 +34,9 @@ class Answers:
 
 
 def cluster_status(settings: Settings, name: str, deadline: float = DEADLINE) -> dict[str, Any]:
-    """The whole cluster as plain data, seen from the member ``name``."""
+    """The whole cluster as plain data, seen from the member or the front end ``name``."""
+    if name in settings.frontends:
+        return frontend_status.report(settings, *frontend_status.ask(settings, deadline))
     return report(settings, ask(settings, name, deadline))
 
 

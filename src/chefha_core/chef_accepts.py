@@ -1,0 +1,128 @@
+"""What a Chef Infra Server accepts of its back end, as tables, and the checks of the pillar against them.
+
+Its first ``chef-server-ctl reconfigure`` stops where one of these does not hold. Read from chef/chef-server's
+validators; the page docs/frontends.md has the codes of its messages.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from chefha_core.chef_server import LINE, fqdn_of, fqdn_problem, has_opensearch_form, version_of
+from chefha_core.settings import Settings
+
+#: the oldest front end that can have its database elsewhere
+OLDEST = (12, 4)
+#: from this release of the front end: newest major version of PostgreSQL
+POSTGRESQL: tuple[tuple[tuple[int, ...], int], ...] = (((15, 10, 117), 14), (OLDEST, 13))
+#: flavour of search: from this release of the front end, these major versions
+SEARCH: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "elasticsearch": (OLDEST, (2, 5, 6, 7)),
+    "opensearch": ((14, 14), (1,)),
+}
+#: lines of chef-server.rb that may say only this
+VALUES: dict[str, tuple[Any, ...]] = {
+    "postgresql['sslmode']": ("disable", "require"),
+    "opscode_erchef['search_queue_mode']": ("batch", "inline"),
+    "bookshelf['storage_type']": ("sql",),
+    "postgresql['external']": (True,),
+}
+_ANYWAY = "or set chefha:frontend:check_versions to false"
+
+
+def front_ends(settings: Settings) -> str:
+    """Names, source and further lines of the front ends."""
+    for name in settings.frontend.fqdns:
+        if name not in settings.frontends:
+            return f"pillar chefha:frontend:fqdns has {name}, which is not in chefha:frontends"
+    for name in settings.frontends:
+        fqdn = fqdn_of(settings, name)
+        if problem := fqdn_problem(fqdn):
+            return (
+                f"the host name {fqdn!r} of the front end {name} {problem}; set pillar chefha:frontend:fqdns:{name} to "
+                "a name such as chef.example.com"
+            )
+    front = settings.frontend
+    if re.match(r"https?://", front.source) and not front.checksum:
+        return (
+            f"pillar chefha:frontend:checksum is empty and chefha:frontend:source is {front.source}; expected the "
+            "file's checksum, such as sha256=0123…"
+        )
+    return next(filter(None, (_further(name, value) for name, value in front.settings.items())), "")
+
+
+def _further(name: Any, value: Any) -> str:
+    path = f"pillar chefha:frontend:settings has {name!r}"
+    if not LINE.fullmatch(str(name)):
+        return f"{path}; expected the left side of a line of chef-server.rb, such as nginx['ssl_port']"
+    if name in VALUES and value not in VALUES[name]:
+        accepted = " or ".join(map(str, VALUES[name]))
+        return f"{path}: {value!r}; a Chef Infra Server with this back end accepts {accepted}"
+    return ""
+
+
+def accepted(settings: Settings) -> str:
+    """What the front ends' Chef Infra Server would refuse, one sentence; "" if nothing, or nobody wants to know."""
+    if not (settings.frontends and settings.frontend.check_versions):
+        return ""
+    version, text = version_of(settings), settings.frontend.chef_server_version
+    if version < OLDEST:
+        path = "pillar chefha:frontend:chef_server_version"
+        return f"{path} is {text!r}; expected a release such as 15.10.117, 12.4 or newer"
+    server = f"Chef Infra Server {text} (pillar chefha:frontend:chef_server_version)"
+    return _postgresql(settings, version, server) or _tls(settings) or _search(settings, version, server)
+
+
+def _postgresql(settings: Settings, version: tuple[int, ...], server: str) -> str:
+    newest = next(major for since, major in POSTGRESQL if version >= since)
+    if settings.postgresql.version <= newest:
+        return ""
+    later = "".join(
+        f" ({major} from {'.'.join(map(str, since))})"
+        for since, major in POSTGRESQL
+        if version < since and settings.postgresql.version <= major
+    )
+    return (
+        f"pillar chefha:postgresql:version is {settings.postgresql.version}, and {server} accepts PostgreSQL up to "
+        f"{newest}{later}; set chefha:postgresql:version to {newest}, {_ANYWAY}"
+    )
+
+
+def _tls(settings: Settings) -> str:
+    if settings.tls.enabled and settings.frontend.settings.get("postgresql['sslmode']") == "disable":
+        return (
+            "pillar chefha:frontend:settings has postgresql['sslmode']: disable while chefha:tls:enabled is true, so "
+            "PostgreSQL would refuse every front end; remove that line"
+        )
+    return ""
+
+
+def _search(settings: Settings, version: tuple[int, ...], server: str) -> str:
+    search = settings.search
+    if search.flavor not in SEARCH:
+        return (
+            f"pillar chefha:search:flavor is {search.flavor}, and {server} needs a search; set it to opensearch or "
+            f"elasticsearch, {_ANYWAY}"
+        )
+    since, majors = SEARCH[search.flavor]
+    if version < since:
+        return (
+            f"pillar chefha:search:flavor is {search.flavor}, which Chef Infra Server accepts from "
+            f"{'.'.join(map(str, since))} on, and {server} is older; set it to elasticsearch, {_ANYWAY}"
+        )
+    if search.version.split(".")[0] not in map(str, majors):
+        known = ", ".join(map(str, majors))
+        return (
+            f"pillar chefha:search:version is {search.version}, and {server} accepts {search.flavor} {known}; set one "
+            f"of these, {_ANYWAY}"
+        )
+    if has_opensearch_form(settings) and not settings.frontend.search_username:
+        return (
+            f"pillar chefha:frontend:search_username is empty, and {server} refuses OpenSearch without a user and a "
+            "password, even where the search asks for none; expected any name"
+        )
+    return ""
+
+
+CHECKS = (front_ends, accepted)
