@@ -1,7 +1,7 @@
 """
 What concerns a whole chefha cluster and is done on the Salt master.
 
-Thin over the library ``chefha_core``, which must be in the Python that runs the master (``salt-pip install`` its wheel).
+Thin over the library ``chefha_core``, which must be in the Python that runs the master (by ``salt-pip``).
 """
 
 import importlib
