@@ -43,7 +43,7 @@ class Leaderl:
         self.settings, self.name, self.postgres = settings, name, postgres
         self.policy = policy(settings)
         self.times = self.policy.times
-        self.token = settings.secrets.token
+        self.tokens = settings.secrets.tokens
         self.memory = Memory()
         self.etcd = etcd_client(settings, name, settings.request_timeout)
         self.address = Address(settings.vip, settings.vip_interface)
