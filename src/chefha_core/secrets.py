@@ -42,6 +42,8 @@ _PASSWORD_BYTES = 24
 RENEW = 30 * 86400.0
 #: seconds for which issuing a certificate waits for another change
 PATIENCE = 10.0
+#: the authorities within ``Trust``
+_PARTS = ("issuer", "coming", "going")
 APPLY = "apply the states of all members and front ends"
 
 
@@ -63,6 +65,10 @@ def generate(members: Mapping[str, str], vip: str) -> dict[str, Any]:
     }
 
 
+def _fingerprint(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _password() -> str:
     return secrets.token_hex(_PASSWORD_BYTES)
 
@@ -73,19 +79,19 @@ class Trust:
 
     issuer: Pair
     coming: Pair | None = None
-    going: str = ""
+    going: Pair | None = None
     #: counts the requests for new certificates; older ones are replaced when next asked for
     generation: int = 0
 
     @property
     def bundle(self) -> str:
         """What the members trust, PEM texts."""
-        return self.issuer.certificate + (self.coming.certificate if self.coming else self.going)
+        return "".join(pair.certificate for pair in (self.issuer, self.coming, self.going) if pair)
 
     @property
     def fingerprint(self) -> str:
         """Tells one bundle from another."""
-        return hashlib.sha256(self.bundle.encode()).hexdigest()
+        return _fingerprint(self.bundle)
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,7 @@ class Store:
                 self._write("secrets.json", {**known, **{name: _password() for name in missing}})
                 made += missing
             if not (self.folder / "authority.json").exists():
-                self._write("authority.json", Trust(new_authority()))
+                self._write_trust(Trust(new_authority()))
                 made.append(f"certificate authority, good for {AUTHORITY_DAYS // 365} years")
             return made
 
@@ -171,7 +177,7 @@ class Store:
                 if leaf is None or leaf.why_renew(trust, names):
                     leaf = Leaf.issued(trust, names)
                 leaf = dataclasses.replace(leaf, trusts=trust.fingerprint)
-                self._write(f"members/{name}.json", leaf)
+                self._write(f"members/{name}.json", dataclasses.asdict(leaf))
         return leaf.pair
 
     # ---- files
@@ -180,11 +186,28 @@ class Store:
         return {str(name): str(text) for name, text in (self._read("secrets.json") or {}).items()}
 
     def _trust(self) -> Trust:
-        found = self._read("authority.json") or self._missing()
-        coming = found["coming"]
-        return Trust(
-            Pair(**found["issuer"]), Pair(**coming) if coming else None, found["going"], int(found["generation"])
-        )
+        for _ in range(2):  # an authority may be forgotten while this reads
+            found = self._read("authority.json") or self._missing()
+            names = [found[part] for part in _PARTS]
+            pairs = [Pair(self._text(f"{name}.crt"), self._text(f"{name}.key")) if name else None for name in names]
+            if all(pair is None or (pair.certificate and pair.key) for pair in pairs):
+                issuer, coming, going = pairs
+                return Trust(issuer or self._missing(), coming, going, int(found["generation"]))
+        raise SecretsError(f"{self.folder} on the master lacks files of {', '.join(filter(None, names))}; restore them")
+
+    def _write_trust(self, trust: Trust) -> None:
+        """First the authorities, then which of them counts for what, then those that count for nothing are deleted."""
+        named: dict[str, str | int | None] = {"generation": trust.generation}
+        for part, pair in zip(_PARTS, (trust.issuer, trust.coming, trust.going), strict=True):
+            named[part] = f"authority-{_fingerprint(pair.certificate)[:8]}" if pair else None
+            if pair:
+                self._write(f"{named[part]}.key", pair.key)
+                self._write(f"{named[part]}.crt", pair.certificate)
+        self._write("authority.json", named)
+        with self._explained():
+            for path in self.folder.glob("authority-*"):
+                if path.stem not in named.values():
+                    path.unlink()
 
     def _leaf(self, name: str) -> Leaf | None:
         found = self._read(f"members/{name}.json")
@@ -199,29 +222,39 @@ class Store:
         )
 
     def _read(self, name: str) -> dict[str, Any] | None:
-        path = self.folder / name
+        text = self._text(name)
         try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            found: dict[str, Any] | None = json.loads(text) if text else None
             return found
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", "") or "it is not what was written there"
+        except ValueError:
             raise SecretsError(
-                f"{path} on the master cannot be read ({why}); it belongs to the user who runs salt-master, mode 0600"
+                f"{self.folder / name} on the master is not what was written there; restore it from a backup"
             ) from None
 
-    def _write(self, name: str, content: Any) -> None:
+    def _text(self, name: str) -> str:
+        """Content of a file; "" if it is not there."""
+        path = self.folder / name
+        try:
+            return path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return ""
+        except (OSError, ValueError) as error:
+            raise SecretsError(
+                f"{path} on the master cannot be read ({getattr(error, 'strerror', 'no text')}); it should belong to "
+                "the user who runs salt-master, mode 0600"
+            ) from None
+
+    def _write(self, name: str, content: str | Mapping[str, Any]) -> None:
         """Replace a file as a whole, for its owner only, so that a crash leaves the former or the new one."""
         path = self.folder / name
-        plain = dataclasses.asdict(content) if dataclasses.is_dataclass(content) else content  # type: ignore[arg-type]
+        text = content if isinstance(content, str) else json.dumps(content, indent=1)
         temporary = path.with_name(f".{path.name}.new")
         with self._explained():
             path.parent.mkdir(mode=0o700, exist_ok=True)
             temporary.unlink(missing_ok=True)
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(fd, "w", encoding="utf-8") as file:
-                json.dump(plain, file, indent=1)
+                file.write(text)
                 file.flush()
                 os.fsync(fd)
             temporary.replace(path)
@@ -285,10 +318,10 @@ class Store:
         trust = self._trust()
         later = trust.generation + 1
         if trust.coming is None:
-            self._write("authority.json", dataclasses.replace(trust, generation=later))
+            self._write_trust(dataclasses.replace(trust, generation=later))
             return f"every member gets a new certificate; {APPLY}"
         self._await_all(lambda leaf: leaf.trusts == trust.fingerprint, "has not been told of the new authority yet")
-        self._write("authority.json", Trust(trust.coming, None, trust.issuer.certificate, later))
+        self._write_trust(Trust(trust.coming, going=trust.issuer, generation=later))
         return f"every member gets a certificate of the new authority; {APPLY}, then rotate=authority_done"
 
     def _rotate_authority(self) -> str:
@@ -297,7 +330,7 @@ class Store:
             raise SecretsError(f"a new authority is on its way already; {APPLY}, then rotate=certificates")
         if trust.going:
             raise SecretsError(f"the last new authority is not alone yet; {APPLY}, then rotate=authority_done")
-        self._write("authority.json", dataclasses.replace(trust, coming=new_authority()))
+        self._write_trust(dataclasses.replace(trust, coming=new_authority()))
         return f"a new authority is trusted beside the present one; {APPLY}, then rotate=certificates"
 
     def _forget_authority(self) -> str:
@@ -309,7 +342,7 @@ class Store:
         self._await_all(
             lambda leaf: issued_by(leaf.pair.certificate, present), "still has a certificate of the former authority"
         )
-        self._write("authority.json", dataclasses.replace(trust, going=""))
+        self._write_trust(dataclasses.replace(trust, going=None))
         return f"the former authority is forgotten; {APPLY}"
 
     def _await_all(self, done: Callable[[Leaf], bool], otherwise: str) -> None:

@@ -88,7 +88,7 @@ def test_what_cannot_be_read_or_written_is_one_sentence(store: Store, tmp_path: 
     with pytest.raises(SecretsError, match="secrets cluster=other"):
         Store("other", store.base).passwords()
     (store.folder / "authority.json").write_text("{")
-    with pytest.raises(SecretsError, match=r"authority\.json on the master cannot be read"):
+    with pytest.raises(SecretsError, match=r"authority\.json on the master is not what was written"):
         store.authorities()
     (tmp_path / "file").touch()
     with pytest.raises(SecretsError, match="cannot be written"):
@@ -104,8 +104,8 @@ def test_each_role_gets_its_own(store: Store) -> None:
     assert set(member["tls"]) == {"ca", "certificate", "key"}
     assert set(front["secrets"]) == set(SECRETS_OF["frontend"]) and set(front["tls"]) == {"ca"}
     assert given(store, "web1") == {}
-    own = json.loads((store.folder / "authority.json").read_text())["issuer"]["key"]
-    assert own not in json.dumps([member, front])
+    [own] = store.folder.glob("authority-*.key")
+    assert own.read_text().splitlines()[2] not in json.dumps([member, front])
 
 
 def test_members_are_satisfied_with_it(store: Store) -> None:
@@ -212,6 +212,7 @@ def test_old_and_new_members_trust_each_other_in_every_step(store: Store) -> Non
         before = after
     assert check_certificate(first["be1"]["ca"], after["be1"]["certificate"], after["be1"]["key"], []) != []
     assert after["be1"]["ca"].count("BEGIN CERTIFICATE") == 1
+    assert len(list(store.folder.glob("authority-*.key"))) == 1, "the former authority's key is gone"
 
 
 ORDERS: dict[str, tuple[list[str], str, str]] = {

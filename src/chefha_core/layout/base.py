@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from chefha_core.layout.wish import CONFIG, DATA, Wish, folder, masked, text_file
+from chefha_core.layout.wish import CONFIG, DATA, Wish, folder, masked, reloaded, text_file
 from chefha_core.settings import SETTINGS_FILE, Settings
 
 CREATE_CLUSTER = "/etc/postgresql-common/createcluster.conf"
@@ -12,8 +12,11 @@ CREATE_CLUSTER = "/etc/postgresql-common/createcluster.conf"
 
 def settings_files(settings: Settings, name: str) -> list[Wish]:
     """The checked pillar, for leaderl, the beacon and the verbs."""
-    tree = json.dumps(settings.to_dict(), indent=2, sort_keys=True)
-    return [folder(CONFIG), text_file(str(SETTINGS_FILE), tree, mode="0600", secret=True)]
+    tree = settings.to_dict()
+    for text in ("ca", "certificate", "key"):  # stand in files of their own, which may change without a restart
+        del tree["tls"][text]
+    text = json.dumps(tree, indent=2, sort_keys=True)
+    return [folder(CONFIG), text_file(str(SETTINGS_FILE), text, mode="0600", secret=True)]
 
 
 def packages(settings: Settings, name: str) -> list[Wish]:
@@ -34,7 +37,10 @@ def packages(settings: Settings, name: str) -> list[Wish]:
 
 
 def tls_files(settings: Settings, name: str) -> list[Wish]:
-    """The certificates; the key once per user that reads it (root reads both)."""
+    """The certificates; the key once per user that reads it (root reads both).
+
+    etcd reads them for each connection, leaderl when they have changed, PostgreSQL when it is told.
+    """
     tls = settings.tls
     if not tls.enabled:
         return []
@@ -44,4 +50,5 @@ def tls_files(settings: Settings, name: str) -> list[Wish]:
         text_file(f"{tls.directory}/ca.crt", tls.ca),
         text_file(f"{tls.directory}/server.crt", tls.certificate),
         *(text_file(f"{tls.directory}/{file}", tls.key, user, "0600", secret=True) for file, user in keys.items()),
+        reloaded("chefha-postgresql.service"),
     ]
