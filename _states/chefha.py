@@ -45,7 +45,9 @@ def checked(name):
     try:
         _core("layout.catalogue").checked(__pillar__.get("chefha"), __opts__["id"])
     except (ValueError, CommandExecutionError) as error:
-        return {**ret, "result": False, "comment": str(error)}
+        # why the master handed out no secrets (ext_pillar chefha_secrets) says more than that they are missing
+        why = [str(error), *([f"the master says: {said}"] if (said := __pillar__.get("chefha_problem")) else [])]
+        return {**ret, "result": False, "comment": "; ".join(why)}
     return ret
 
 

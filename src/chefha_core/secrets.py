@@ -1,231 +1,387 @@
-"""Passwords and certificates of one cluster, made once and kept in the pillar.
+"""Passwords and certificates of one cluster: for the pillar all at once, or kept in a folder on the Salt master.
 
-One certificate serves the whole cluster, as server and as client: it names every member, their addresses, the
-VIP and loopback. It has no CommonName: etcd refuses a client certificate with one on its JSON gateway where
-authentication is on, and nothing reads it any more.
+In the folder the authority's private key stays, and nothing else ever sees it; each member has a certificate of its
+own, issued when the member's pillar is first asked for. Every file is replaced as a whole, so whoever reads without
+the lock sees the state before a change or the one after it.
 
-The authority's private key is thrown away. All it could do is issue certificates that the whole cluster
-trusts, and it would lie in the pillar, which every member can read. A replaced node or a rotation takes a new
-``generate``: put the old and the new authority into ``tls:ca`` together, then exchange certificate and key,
-then drop the old authority.
+Rotation goes in steps, and the states are applied to every member and front end after each. In no order of that do
+two of them stop understanding each other:
+
+    authority       a second authority is trusted beside the present one, which still issues
+    certificates    the second one issues; both are trusted
+    authority_done  the first one is forgotten
+
+    token           a new token; the previous one is still understood
+    token_done      the previous one is forgotten
 """
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import re
 import secrets
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from chefha_core.authority import AUTHORITY_DAYS, LIFE_DAYS, LOOPBACK, Pair, issue, issued_by, new_authority
+from chefha_core.settings import SECRETS_OF, Settings
 
-from chefha_core.settings import SECRETS_OF
-
-#: days for which the authority and the certificate are good
-LIFE_DAYS = 3650
+#: where the master keeps them, one folder for each cluster
+FOLDER = Path("/etc/salt/chefha")
 #: bytes of randomness in each password; written as hexadecimal digits, which need no quoting anywhere
 _PASSWORD_BYTES = 24
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_USAGES = {ExtendedKeyUsageOID.SERVER_AUTH: "a server", ExtendedKeyUsageOID.CLIENT_AUTH: "a client"}
+#: seconds before its end at which a certificate is replaced
+RENEW = 30 * 86400.0
+#: seconds for which issuing a certificate waits for another change
+PATIENCE = 10.0
+#: the authorities within ``Trust``
+_PARTS = ("issuer", "coming", "going")
+APPLY = "apply the states of all members and front ends"
+
+
+class SecretsError(ValueError):
+    """One sentence: what failed, where, and what to do."""
 
 
 def generate(members: Mapping[str, str], vip: str) -> dict[str, Any]:
     """Fresh secrets for the cluster of ``members`` (name: address), in the pillar's shape; texts only.
 
-    ``secrets``: what SECRETS_OF gives a back end; ``tls``: ca, certificate, key (PEM).
+    ``secrets``: what SECRETS_OF gives a back end; ``tls``: ca, certificate, key (PEM). One certificate serves the
+    whole cluster, and the authority's private key is thrown away: it would lie in the pillar, which every member reads.
     """
-    names = list(dict.fromkeys([*members, *members.values(), vip, *_LOOPBACK]))
+    authority = new_authority(LIFE_DAYS)
+    own = issue(authority, dict.fromkeys([*members, *members.values(), vip, *LOOPBACK]))
     return {
-        "secrets": {name: secrets.token_hex(_PASSWORD_BYTES) for name in SECRETS_OF["backend"]},
-        "tls": _certificates(names),
+        "secrets": {name: _password() for name in SECRETS_OF["backend"]},
+        "tls": {"ca": authority.certificate, "certificate": own.certificate, "key": own.key},
     }
 
 
-def check_certificate(
-    ca_pem: str,
-    cert_pem: str,
-    key_pem: str,
-    addresses: Iterable[str],
-    *,
-    now: datetime.datetime | None = None,
-) -> list[str]:
-    """Why this certificate will not work, as sentences; [] is good.
-
-    ``ca_pem`` may hold several authorities. ``addresses`` are the addresses and names it must be good for;
-    ``now`` (with time zone) is for tests and for looking ahead.
-    """
-    moment = now or datetime.datetime.now(datetime.UTC)
-    try:
-        authorities = x509.load_pem_x509_certificates(ca_pem.encode())
-    except ValueError as error:
-        return [f"the authority (ca) is not a certificate in PEM: {error}"]
-    try:
-        certificate = x509.load_pem_x509_certificate(cert_pem.encode())
-    except ValueError as error:
-        return [f"the certificate is not a certificate in PEM: {error}"]
-    problems = _dates("the certificate", certificate, moment)
-    issuers = [authority for authority in authorities if _issued(certificate, authority)]
-    if not issuers:
-        problems.append("the certificate was not issued by this authority (ca)")
-    elif not any(_dates("", issuer, moment) == [] for issuer in issuers):
-        problems += _dates("the authority (ca)", issuers[0], moment)
-    problems += _key_problem(certificate, key_pem)
-    problems += _usage_problems(certificate)
-    known = _names_of(certificate)
-    problems += [f"the certificate does not name {name}" for name in addresses if _known(name) not in known]
-    return problems
+def _fingerprint(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _certificates(names: Iterable[str]) -> dict[str, str]:
-    start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)  # a node's clock may be slow
-    end = start + datetime.timedelta(days=LIFE_DAYS + 1)
-    serial = secrets.token_hex(4)  # tells the authorities of several clusters and generations apart
-    ca_name = x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "chefha"),
-            x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, f"cluster authority {serial}"),
-        ]
-    )
-    own_name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "chefha")])
-    ca_key, own_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca = (
-        _builder(ca_name, ca_name, ca_key, start, end)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(authority=True), critical=True)
-        .sign(ca_key, hashes.SHA256())
-    )
-    ca_id = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    own = (
-        _builder(own_name, ca_name, own_key, start, end)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(authority=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(list(_USAGES)), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ca_id), critical=False)
-        .add_extension(x509.SubjectAlternativeName(list(_general_names(names))), critical=False)
-        .sign(ca_key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    key = own_key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return {
-        "ca": ca.public_bytes(pem).decode(),
-        "certificate": own.public_bytes(pem).decode(),
-        "key": key.decode(),
-    }
+def _password() -> str:
+    return secrets.token_hex(_PASSWORD_BYTES)
 
 
-def _builder(
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
-    start: datetime.datetime,
-    end: datetime.datetime,
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(end)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
+@dataclass(frozen=True)
+class Trust:
+    """Who issues certificates, and which other authority is trusted beside it: one to come, or one to go."""
+
+    issuer: Pair
+    coming: Pair | None = None
+    going: Pair | None = None
+    #: counts the requests for new certificates; older ones are replaced when next asked for
+    generation: int = 0
+
+    @property
+    def bundle(self) -> str:
+        """What the members trust, PEM texts."""
+        return "".join(pair.certificate for pair in (self.issuer, self.coming, self.going) if pair)
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells one bundle from another."""
+        return _fingerprint(self.bundle)
 
 
-def _key_usage(*, authority: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not authority,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=authority,
-        crl_sign=authority,
-        encipher_only=False,
-        decipher_only=False,
-    )
+@dataclass(frozen=True)
+class Leaf:
+    """A member's certificate, for whom it is, when it ends (seconds since 1970), and since which request it counts."""
+
+    pair: Pair
+    names: tuple[str, ...]
+    ends: float
+    generation: int
+    #: fingerprint of the authorities that the member was told to trust when it last asked
+    trusts: str
+
+    def why_renew(self, trust: Trust, names: Sequence[str]) -> str:
+        """Why the certificate does not serve any more; "" if it does."""
+        if self.names != tuple(names):
+            return "it names others"
+        if self.generation != trust.generation:
+            return "a new one was asked for"
+        now = time.time()
+        soon = self.ends - RENEW < now
+        # at the end of the authority's life a new one would end no later, and each look would issue another
+        return "it ends soon" if soon and min(trust.issuer.ends, now + LIFE_DAYS * 86400) > self.ends + RENEW else ""
+
+    @classmethod
+    def issued(cls, trust: Trust, names: Sequence[str]) -> Leaf:
+        """A fresh one."""
+        pair = issue(trust.issuer, names)
+        return cls(pair, tuple(names), pair.ends, trust.generation, trust.fingerprint)
 
 
-def _general_names(names: Iterable[str]) -> Iterable[x509.GeneralName]:
-    for name in names:
+@dataclass(frozen=True)
+class Store:
+    """The secrets of ``cluster`` below ``base``; SecretsError with one sentence for whatever cannot be done."""
+
+    cluster: str
+    base: Path = FOLDER
+    folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,62}", self.cluster):
+            raise SecretsError(f"{self.cluster!r} is no name of a cluster; expected what pillar chefha:cluster says")
+        object.__setattr__(self, "folder", self.base / self.cluster)
+
+    # ---- what the runner does
+
+    def make(self) -> list[str]:
+        """Make whatever is missing; what was made, in words. [] if nothing was missing."""
+        with self._locked(0.0):
+            made = []
+            known = self._passwords()
+            if missing := [name for name in SECRETS_OF["backend"] if not known.get(name)]:
+                self._write("secrets.json", {**known, **{name: _password() for name in missing}})
+                made += missing
+            if not (self.folder / "authority.json").exists():
+                self._write_trust(Trust(new_authority()))
+                made.append(f"certificate authority, good for {AUTHORITY_DAYS // 365} years")
+            return made
+
+    def rotate(self, step: str) -> str:
+        """One step of a rotation; what it did and what is to do next, in words."""
+        if step not in ROTATIONS:
+            raise SecretsError(f"rotate={step} is no rotation; expected one of {', '.join(ROTATIONS)}")
+        with self._locked(0.0):
+            return ROTATIONS[step](self)
+
+    # ---- what the members get
+
+    def passwords(self) -> dict[str, str]:
+        """All secrets by name; SecretsError if there are none."""
+        return self._passwords() or self._missing()
+
+    def authorities(self) -> str:
+        """The authorities that the members trust now, PEM texts."""
+        return self._trust().bundle
+
+    def certificate(self, name: str, names: Sequence[str]) -> Pair:
+        """The certificate of the member ``name``, good for ``names``; issued where there is none that still serves."""
+        trust, leaf = self._trust(), self._leaf(name)
+        if leaf is None or leaf.trusts != trust.fingerprint or leaf.why_renew(trust, names):
+            with self._locked(PATIENCE):
+                trust, leaf = self._trust(), self._leaf(name)
+                if leaf is None or leaf.why_renew(trust, names):
+                    leaf = Leaf.issued(trust, names)
+                leaf = dataclasses.replace(leaf, trusts=trust.fingerprint)
+                self._write(f"members/{name}.json", dataclasses.asdict(leaf))
+        return leaf.pair
+
+    # ---- files
+
+    def _passwords(self) -> dict[str, str]:
+        return {str(name): str(text) for name, text in (self._read("secrets.json") or {}).items()}
+
+    def _trust(self) -> Trust:
+        for _ in range(2):  # an authority may be forgotten while this reads
+            found = self._read("authority.json") or self._missing()
+            names = [found[part] for part in _PARTS]
+            pairs = [Pair(self._text(f"{name}.crt"), self._text(f"{name}.key")) if name else None for name in names]
+            if all(pair is None or (pair.certificate and pair.key) for pair in pairs):
+                issuer, coming, going = pairs
+                return Trust(issuer or self._missing(), coming, going, int(found["generation"]))
+        raise SecretsError(f"{self.folder} on the master lacks files of {', '.join(filter(None, names))}; restore them")
+
+    def _write_trust(self, trust: Trust) -> None:
+        """First the authorities, then which of them counts for what, then those that count for nothing are deleted."""
+        named: dict[str, str | int | None] = {"generation": trust.generation}
+        for part, pair in zip(_PARTS, (trust.issuer, trust.coming, trust.going), strict=True):
+            named[part] = f"authority-{_fingerprint(pair.certificate)[:8]}" if pair else None
+            if pair:
+                self._write(f"{named[part]}.key", pair.key)
+                self._write(f"{named[part]}.crt", pair.certificate)
+        self._write("authority.json", named)
+        with self._explained():
+            for path in self.folder.glob("authority-*"):
+                if path.stem not in named.values():
+                    path.unlink()
+
+    def _leaf(self, name: str) -> Leaf | None:
+        found = self._read(f"members/{name}.json")
+        if not found:
+            return None
+        return Leaf(**{**found, "pair": Pair(**found["pair"]), "names": tuple(found["names"])})
+
+    def _missing(self) -> Any:
+        raise SecretsError(
+            f"there are no secrets of the cluster {self.cluster} on the master; make them there: "
+            f"salt-run chefha.secrets cluster={self.cluster}"
+        )
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        text = self._text(name)
         try:
-            yield x509.IPAddress(ipaddress.ip_address(name))
+            found: dict[str, Any] | None = json.loads(text) if text else None
+            return found
         except ValueError:
-            yield x509.DNSName(name)
-            continue
-        if ":" not in name:
-            # libpq before 15 compares an address with DNS names only; front ends bring such a libpq of their
-            # own
-            yield x509.DNSName(name)
+            raise SecretsError(
+                f"{self.folder / name} on the master is not what was written there; restore it from a backup"
+            ) from None
+
+    def _text(self, name: str) -> str:
+        """Content of a file; "" if it is not there."""
+        path = self.folder / name
+        try:
+            return path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return ""
+        except (OSError, ValueError) as error:
+            raise SecretsError(
+                f"{path} on the master cannot be read ({getattr(error, 'strerror', 'no text')}); it should belong to "
+                "the user who runs salt-master, mode 0600"
+            ) from None
+
+    def _write(self, name: str, content: str | Mapping[str, Any]) -> None:
+        """Replace a file as a whole, for its owner only, so that a crash leaves the former or the new one."""
+        path = self.folder / name
+        text = content if isinstance(content, str) else json.dumps(content, indent=1)
+        temporary = path.with_name(f".{path.name}.new")
+        with self._explained():
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            temporary.unlink(missing_ok=True)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(fd)
+            temporary.replace(path)
+
+    @contextlib.contextmanager
+    def _locked(self, patience: float) -> Iterator[None]:
+        """Nobody else changes anything meanwhile; waits for ``patience`` seconds at most."""
+        with self._explained():
+            for folder in (self.base, self.folder):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        until = time.monotonic() + patience
+        try:
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= until:
+                        raise SecretsError(
+                            f"another run is changing {self.folder} on the master; wait for its end and try again"
+                        ) from None
+                    time.sleep(0.05)
+            yield
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SecretsError(
+                f"{error.filename or self.folder} on the master cannot be written ({error.strerror}); the user who "
+                f"runs salt-master must own the folder: install -d -m 0700 -o USER {self.base}"
+            ) from None
+
+    # ---- rotations: what is checked first keeps the steps in their order
+
+    def _rotate_passwords(self) -> str:
+        known = self.passwords()
+        fresh = {name: _password() for name in known if name.endswith("_password")}
+        self._write("secrets.json", {**known, **fresh})
+        return f"new: {', '.join(fresh)}; {APPLY}, all at once"
+
+    def _rotate_token(self) -> str:
+        known = self.passwords()
+        if known.get("previous_token"):
+            raise SecretsError(f"the last new token is not in use everywhere yet; {APPLY}, then rotate=token_done")
+        self._write("secrets.json", {**known, "token": _password(), "previous_token": known["token"]})
+        return f"new: token, and the previous one is still understood; {APPLY}, then rotate=token_done"
+
+    def _forget_token(self) -> str:
+        known = self.passwords()
+        if not known.pop("previous_token", ""):
+            raise SecretsError("there is no previous token to forget; rotate=token makes a new one first")
+        self._write("secrets.json", known)
+        return f"the previous token is forgotten; {APPLY}"
+
+    def _rotate_certificates(self) -> str:
+        trust = self._trust()
+        later = trust.generation + 1
+        if trust.coming is None:
+            self._write_trust(dataclasses.replace(trust, generation=later))
+            return f"every member gets a new certificate; {APPLY}"
+        self._await_all(lambda leaf: leaf.trusts == trust.fingerprint, "has not been told of the new authority yet")
+        self._write_trust(Trust(trust.coming, going=trust.issuer, generation=later))
+        return f"every member gets a certificate of the new authority; {APPLY}, then rotate=authority_done"
+
+    def _rotate_authority(self) -> str:
+        trust = self._trust()
+        if trust.coming:
+            raise SecretsError(f"a new authority is on its way already; {APPLY}, then rotate=certificates")
+        if trust.going:
+            raise SecretsError(f"the last new authority is not alone yet; {APPLY}, then rotate=authority_done")
+        self._write_trust(dataclasses.replace(trust, coming=new_authority()))
+        return f"a new authority is trusted beside the present one; {APPLY}, then rotate=certificates"
+
+    def _forget_authority(self) -> str:
+        trust = self._trust()
+        if not trust.going:
+            first = "certificates" if trust.coming else "authority"
+            raise SecretsError(f"there is no former authority to forget; rotate={first} comes first")
+        present = trust.issuer.certificate
+        self._await_all(
+            lambda leaf: issued_by(leaf.pair.certificate, present), "still has a certificate of the former authority"
+        )
+        self._write_trust(dataclasses.replace(trust, going=None))
+        return f"the former authority is forgotten; {APPLY}"
+
+    def _await_all(self, done: Callable[[Leaf], bool], otherwise: str) -> None:
+        """SecretsError if a member has not asked for what the step before made."""
+        names = sorted(path.stem for path in (self.folder / "members").glob("*.json"))
+        if late := [name for name in names if (leaf := self._leaf(name)) and not done(leaf)]:
+            raise SecretsError(
+                f"{', '.join(late)} {otherwise}; apply its states first, or delete its file in {self.folder}/members "
+                "if it is gone for good"
+            )
 
 
-def _known(name: str) -> str:
-    try:
-        return str(ipaddress.ip_address(name))
-    except ValueError:
-        return name.lower()
+ROTATIONS: dict[str, Callable[[Store], str]] = {
+    "passwords": Store._rotate_passwords,
+    "token": Store._rotate_token,
+    "token_done": Store._forget_token,
+    "certificates": Store._rotate_certificates,
+    "authority": Store._rotate_authority,
+    "authority_done": Store._forget_authority,
+}
 
 
-def _names_of(certificate: x509.Certificate) -> set[str]:
-    """Addresses from the address entries only: everything but an old libpq ignores addresses written as DNS
-    names.
+def handed_out(settings: Settings, name: str, store: Store) -> dict[str, Any]:
+    """What the minion ``name`` gets beside its pillar, as the tree below ``chefha:``; {} for who is in no cluster.
+
+    What the pillar has itself is left to it. SecretsError if something that is needed cannot be had.
     """
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return set()
-    addresses = {str(address) for address in names.get_values_for_type(x509.IPAddress)}
-    dns = {name.lower() for name in names.get_values_for_type(x509.DNSName)}
-    return addresses | {name for name in dns if not _is_address(name)}
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
-
-
-def _dates(what: str, certificate: x509.Certificate, moment: datetime.datetime) -> list[str]:
-    if moment > certificate.not_valid_after_utc:
-        return [f"{what} expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"]
-    if moment < certificate.not_valid_before_utc:
-        return [f"{what} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"]
-    return []
-
-
-def _key_problem(certificate: x509.Certificate, key_pem: str) -> list[str]:
-    try:
-        key = serialization.load_pem_private_key(key_pem.encode(), None)
-    except (ValueError, TypeError) as error:
-        return [f"the key is not a private key in PEM without a passphrase: {error}"]
-    spki = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    if key.public_key().public_bytes(*spki) != certificate.public_key().public_bytes(*spki):
-        return ["the key does not belong to the certificate"]
-    return []
-
-
-def _usage_problems(certificate: x509.Certificate) -> list[str]:
-    try:
-        usages = set(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
-    except x509.ExtensionNotFound:
-        return []  # without the extension every use is allowed
-    return [
-        f"the certificate is not meant for {name}, and the members use it as both"
-        for usage, name in _USAGES.items()
-        if usage not in usages
-    ]
+    role = "backend" if name in settings.members else "frontend" if name in settings.frontends else "anybody"
+    wanted = [secret for secret in SECRETS_OF[role] if not getattr(settings.secrets, secret)]
+    given: dict[str, Any] = {}
+    if wanted:
+        known = store.passwords()
+        if "token" in wanted and known.get("previous_token"):
+            wanted.append("previous_token")
+        given["secrets"] = {secret: known[secret] for secret in wanted if secret in known}
+    tls = settings.tls
+    if role != "anybody" and tls.enabled and not (tls.ca or tls.certificate or tls.key):
+        given["tls"] = {"ca": store.authorities()}
+        if role == "backend":
+            names = dict.fromkeys([name, settings.members[name], settings.vip, *LOOPBACK])
+            given["tls"] |= dataclasses.asdict(store.certificate(name, tuple(names)))
+    return given

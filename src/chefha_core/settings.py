@@ -193,6 +193,11 @@ class Secrets:
     token: str = setting("", "a random text that signs what the members ask each other", secret=True)
     previous_token: str = setting("", "the one before, still understood while the members change over", secret=True)
 
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The token, and the one before as long as it is still understood."""
+        return tuple(token for token in (self.token, self.previous_token) if token)
+
     def __repr__(self) -> str:
         return "Secrets(…)"
 

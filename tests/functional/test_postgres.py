@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
@@ -19,6 +20,7 @@ from chefha_core.parts import postmaster
 from chefha_core.parts.postgres import PostgresError
 from chefha_core.parts.postgres_control import not_an_ancestor
 from chefha_core.parts.postgres_observe import LOG_GONE
+from chefha_core.parts.postgres_roles import MONITORS
 
 pytestmark = pytest.mark.skipif(bool(usable()), reason=usable() or "-")
 
@@ -86,11 +88,82 @@ def test_initdb_is_refused_where_data_is(made: Cluster) -> None:
         node.postgres.initdb()
 
 
-def test_roles_can_be_given_new_passwords(made: Cluster) -> None:
+def with_secrets(node: Node, **changed: str) -> None:
+    """As if leaderl was started anew with other settings."""
+    secrets = dataclasses.replace(node.settings.secrets, **changed)
+    node.settings = dataclasses.replace(node.settings, secrets=secrets)
+    node.postgres.settings = node.settings
+
+
+def test_roles_get_new_passwords_while_followers_stream(made: Cluster) -> None:
+    leader, follower = made.pair()
+    assert leader.postgres.renew_roles() == []
+    new = {"superuser_password": "p'2", "replication_password": "r:2", "rewind_password": "w\\2"}
+    with_secrets(follower, **new)
+    follower.postgres.write_pgpass()  # is updated first, and cannot come back for the moment
+    follower.postgres.cut_receiver(5)
+    follower.postgres.set_role(leader.address)
+    time.sleep(0.5)
+    assert not follower.postgres.observe().streaming
+    with_secrets(leader, **new)
+    assert leader.postgres.renew_roles() == ["replicator", "rewinder", "chef_pgsql"]
+    assert leader.postgres.renew_roles() == []
+    follower.wait(lambda f: f.streaming)
+    with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
+        leader.sql("select 1")
+    with contextlib.closing(login(leader, "chef_pgsql", "p'2")):
+        pass
+    receiver = leader.wait(lambda f: f.standbys == ("be-2",))
+    with_secrets(leader, replication_password="r3")
+    assert leader.postgres.renew_roles() == ["replicator"]
+    assert leader.postgres.observe().standbys == receiver.standbys, "what streams goes on"
+    assert "SCRAM-SHA-256" not in leader.log()
+
+
+def login(
+    node: Node, user: str, password: str, database: str = "postgres", source: str = "", **more: str
+) -> psycopg2.extensions.connection:
+    host = {"host": source or node.address}
+    return psycopg2.connect(**host, port=node.places.port, user=user, password=password, dbname=database, **more)
+
+
+def test_each_role_can_do_its_own_and_nothing_else(made: Cluster) -> None:
+    leader, _ = made.pair()
+    password = "t" * 32
+    leader.sql("create database other")
+    leader.sql("create table secret as select 1 as n")
+    for user in ("rewinder", "chefha_monitor"):
+        with contextlib.closing(login(leader, user, password)) as connection:
+            connection.autocommit = True
+            cursor = connection.cursor()
+            cursor.execute("select count(*) from pg_stat_replication where state is not null and sent_lsn is not null")
+            assert cursor.fetchall() == [(1,)]
+            for refused in ("select * from secret", "create role more", "select pg_promote()", "checkpoint",
+                            "copy (select 1) to program 'true'", "alter role replicator superuser"):  # fmt: skip
+                with pytest.raises(psycopg2.Error):
+                    cursor.execute(refused)
+        for database, more in (("other", {}), ("postgres", {"replication": "true"})):
+            with pytest.raises(psycopg2.OperationalError, match="pg_hba"):
+                login(leader, user, password, database, **more)
+    with pytest.raises(psycopg2.OperationalError, match="pg_hba"):
+        login(leader, "replicator", "a:b\\c'd")
+    with contextlib.closing(login(leader, "rewinder", password)) as connection, connection.cursor() as cursor:
+        cursor.execute("select length(pg_read_binary_file('PG_VERSION'))")
+    with contextlib.closing(login(leader, "chefha_monitor", password)) as connection:
+        cursor = connection.cursor()
+        with pytest.raises(psycopg2.Error):
+            cursor.execute("select pg_read_binary_file('PG_VERSION')")
+    kinds = leader.sql("select distinct split_part(rolpassword, '$', 1) from pg_authid where rolpassword is not null")
+    assert kinds == [("SCRAM-SHA-256",)]
+
+
+def test_monitors_cannot_use_up_the_places(made: Cluster) -> None:
     node = made.first()
-    node.postgres.create_roles()
-    node.postgres.create_roles()
-    assert node.sql("select 1") == [(1,)]
+    with contextlib.ExitStack() as taken:
+        for _ in range(MONITORS):
+            taken.enter_context(contextlib.closing(login(node, "chefha_monitor", "t" * 32)))
+        with pytest.raises(psycopg2.OperationalError, match="too many connections"):
+            login(node, "chefha_monitor", "t" * 32)
 
 
 def test_slots(made: Cluster) -> None:

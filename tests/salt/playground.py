@@ -31,7 +31,7 @@ class FakeLeaderl:
     """What leaderl's server asks of leaderl, with a note of every converge."""
 
     name: str
-    token: str = "t"
+    tokens: tuple[str, ...] = ("t",)
     asked: list[tuple[int, float]] = field(default_factory=list)
     heard: threading.Event = field(default_factory=threading.Event)
 

@@ -17,7 +17,13 @@ from tests.salt.playground import REPOSITORY, pillar
 import chefha_core
 from chefha_core.layout.catalogue import LAYOUTS
 
-LOADERS = ("_modules/chefha.py", "_states/chefha.py", "_beacons/chefha_leader.py")
+LOADERS = (
+    "_modules/chefha.py",
+    "_states/chefha.py",
+    "_beacons/chefha_leader.py",
+    "_runners/chefha.py",
+    "_pillar/chefha_secrets.py",
+)
 
 
 @pytest.fixture(scope="module")

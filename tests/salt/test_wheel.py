@@ -16,6 +16,8 @@ CARRIED = (
     "saltext/chefha/modules/chefha.py",
     "saltext/chefha/states/chefha.py",
     "saltext/chefha/beacons/chefha_leader.py",
+    "saltext/chefha/runners/chefha.py",
+    "saltext/chefha/pillar/chefha_secrets.py",
 )
 ENTRIES = ("saltext.chefha = saltext.chefha", "leaderl = chefha_core", "chef-backend-ctl = chefha_core")
 
@@ -44,7 +46,10 @@ def test_wheel_has_the_entry_points(wheel: zipfile.ZipFile) -> None:
         assert entry in text
 
 
-@pytest.mark.parametrize("link", ["salt/_modules", "salt/_states", "salt/_beacons", "src/saltext/chefha/modules"])
+@pytest.mark.parametrize(
+    "link", [f"{place}{kind}" for kind in ("modules", "states", "beacons", "runners", "pillar")
+             for place in ("salt/_", "src/saltext/chefha/")]
+)  # fmt: skip
 def test_loader_folders_are_links_to_the_one_real_folder(link: str) -> None:
     """A checkout that lost its links (a zip, a file system without them) serves no modules to any minion."""
     assert (REPOSITORY / link).resolve() == REPOSITORY / f"_{Path(link).name.lstrip('_')}"

@@ -151,7 +151,7 @@ def test_a_front_end_keeps_only_its_own_secrets() -> None:
     texts = {name: str(settings_files(settings(), name)[1].arguments["contents"]) for name in ("be1", "fe1")}
     kept = json.loads(texts["fe1"])
     assert {name for name, value in kept["secrets"].items() if value} == {"superuser_password", "monitoring_password"}
-    assert (kept["tls"]["key"], kept["tls"]["certificate"]) == ("", "") and kept["tls"]["ca"]
+    assert not {"key", "certificate", "ca"} & set(kept["tls"])
     assert json.loads(texts["be1"])["secrets"]["replication_password"]
 
 
@@ -171,13 +171,15 @@ def test_package_from_a_file_or_a_repository() -> None:
 def test_md5_is_for_chefs_own_roles_and_only_where_there_are_front_ends() -> None:
     clients = [row for row in pg_hba_conf(settings()).splitlines() if "same" in row]
     assert clients == [
-        'hostssl all "chef_pgsql","chefha_monitor" samenet scram-sha-256',
+        'hostssl postgres "chefha_monitor" samenet scram-sha-256',
+        'hostssl postgres "chefha_monitor" samehost scram-sha-256',
+        'hostssl all "chef_pgsql" samenet scram-sha-256',
         "hostssl all all samenet md5",
-        'hostssl all "chef_pgsql","chefha_monitor" samehost scram-sha-256',
+        'hostssl all "chef_pgsql" samehost scram-sha-256',
         "hostssl all all samehost md5",
     ]
     assert "md5" not in pg_hba_conf(settings(frontends={}))
-    assert "ALTER ROLE \"chef_pgsql\" SET password_encryption = 'md5'" in role_statements(settings())
+    assert 'ALTER ROLE "chef_pgsql" SET password_encryption=md5' in role_statements(settings())
     assert 'ALTER ROLE "chef_pgsql" RESET password_encryption' in role_statements(settings(frontends={}))
 
 

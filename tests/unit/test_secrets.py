@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from chefha_core.secrets import check_certificate, generate
+from chefha_core.authority import check_certificate
+from chefha_core.secrets import generate
 from chefha_core.settings import SECRETS_OF
 
 MEMBERS = {"be1": "10.0.0.1", "be2.example.org": "10.0.0.2", "be3": "10.0.0.3"}

@@ -1,5 +1,23 @@
-# The reactor of the failover, and a unit that restarts. The master is restarted for a new reactor when no job is under
-# way any more: the highstate that asks for it is one.
+# The reactor of the failover, the way of the secrets to the members, and a unit that restarts. The master is restarted
+# for a new configuration when no job is under way any more: the highstate that asks for it is one.
+{#- the user who runs salt-master, who alone may read the secrets #}
+{%- set owner = salt['file.get_user']('/etc/salt/pki/master') if salt['file.directory_exists']('/etc/salt/pki/master') else 'root' %}
+
+# The runner and the ext_pillar need it in the master's Python, which is this minion's.
+chefha_master_library:
+  chefha.library: []
+
+/etc/salt/chefha:
+  file.directory:
+    - user: {{ owner }}
+    - mode: '0700'
+
+/etc/salt/master.d/chefha-secrets.conf:
+  file.managed:
+    - source: salt://chefha/master/files/chefha-secrets.conf
+    - mode: '0644'
+    - require:
+      - chefha: chefha_master_library
 
 /etc/salt/master.d/chefha-reactor.conf:
   file.managed:
@@ -31,3 +49,4 @@ chefha_master_restart:
       - cmd: chefha_master_reload_units
     - onchanges:
       - file: /etc/salt/master.d/chefha-reactor.conf
+      - file: /etc/salt/master.d/chefha-secrets.conf

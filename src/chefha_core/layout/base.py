@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from chefha_core.layout.wish import CONFIG, DATA, Wish, folder, masked, text_file
+from chefha_core.layout.wish import CONFIG, DATA, Wish, folder, masked, reloaded, text_file
 from chefha_core.settings import SECRETS_OF, SETTINGS_FILE, Secrets, Settings
 
 CREATE_CLUSTER = "/etc/postgresql-common/createcluster.conf"
@@ -13,9 +13,11 @@ CREATE_CLUSTER = "/etc/postgresql-common/createcluster.conf"
 
 def settings_files(settings: Settings, name: str) -> list[Wish]:
     """The checked pillar, for leaderl, the beacon and the verbs; a front end keeps no secret that it does not need."""
-    kept = settings if name in settings.members else for_front_end(settings)
-    tree = json.dumps(kept.to_dict(), indent=2, sort_keys=True)
-    return [folder(CONFIG), text_file(str(SETTINGS_FILE), tree, mode="0600", secret=True)]
+    tree = (settings if name in settings.members else for_front_end(settings)).to_dict()
+    for text in ("ca", "certificate", "key"):  # stand in files of their own, which may change without a restart
+        del tree["tls"][text]
+    text = json.dumps(tree, indent=2, sort_keys=True)
+    return [folder(CONFIG), text_file(str(SETTINGS_FILE), text, mode="0600", secret=True)]
 
 
 def for_front_end(settings: Settings) -> Settings:
@@ -42,7 +44,10 @@ def packages(settings: Settings, name: str) -> list[Wish]:
 
 
 def tls_files(settings: Settings, name: str) -> list[Wish]:
-    """The certificates; the key once per user that reads it (root reads both)."""
+    """The certificates; the key once per user that reads it (root reads both).
+
+    etcd reads them for each connection, leaderl when they have changed, PostgreSQL when it is told.
+    """
     tls = settings.tls
     if not tls.enabled:
         return []
@@ -52,4 +57,5 @@ def tls_files(settings: Settings, name: str) -> list[Wish]:
         text_file(f"{tls.directory}/ca.crt", tls.ca),
         text_file(f"{tls.directory}/server.crt", tls.certificate),
         *(text_file(f"{tls.directory}/{file}", tls.key, user, "0600", secret=True) for file, user in keys.items()),
+        reloaded("chefha-postgresql.service"),
     ]

@@ -38,7 +38,7 @@ def checked(pillar: object, name: str) -> Settings:
     role = role_of(pillar, name)
     settings = from_pillar(pillar, role)
     if settings.tls.enabled and role == "backend":
-        from chefha_core.secrets import check_certificate  # needs cryptography, which only states and gen-secrets do
+        from chefha_core.authority import check_certificate  # needs cryptography, which only states and gen-secrets do
 
         tls = settings.tls
         addresses = [settings.members[name], settings.vip]

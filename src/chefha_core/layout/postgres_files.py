@@ -112,15 +112,15 @@ def pg_hba_conf(settings: Settings) -> str:
     """Who may log in: root and postgres on the socket, members for replication, clients from their networks."""
     host = "hostssl" if settings.tls.enabled else "host"
     pg = settings.postgresql
-    replicator = _name(pg.replication_user)
+    replicator, rewinder, monitor = (_name(x) for x in (pg.replication_user, pg.rewind_user, pg.monitoring_user))
     rows = [f"local all postgres peer map={MAP}", f"local replication postgres peer map={MAP}"]
     for address in sorted(set(settings.members.values())):
-        # the database postgres is for pg_rewind
-        rows += [f"{host} replication,postgres {replicator} {address}/32 scram-sha-256"]
-    rows += [f"host replication,all {replicator} all reject", "host all postgres all reject"]
-    own = ",".join(_name(user) for user in (pg.db_superuser, pg.monitoring_user))
+        rows += [f"{host} replication {replicator} {address}/32 scram-sha-256"]
+        rows += [f"{host} postgres {rewinder},{monitor} {address}/32 scram-sha-256"]
+    rows += [f"{host} postgres {monitor} {network} scram-sha-256" for network in pg.client_networks]
+    rows += [f"host replication,all {replicator},{rewinder},{monitor} all reject", "host all postgres all reject"]
     for network in pg.client_networks:
-        rows += [f"{host} all {own} {network} scram-sha-256"]
+        rows += [f"{host} all {_name(pg.db_superuser)} {network} scram-sha-256"]
         # Chef's own roles: its services know no SCRAM. md5 lets both kinds of stored passwords in.
         rows += [f"{host} all all {network} {'md5' if settings.frontends else 'scram-sha-256'}"]
     return "# Written by chefha's states: changes here are lost\n" + "\n".join(rows) + "\n"

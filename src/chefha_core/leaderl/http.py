@@ -1,7 +1,10 @@
-"""What leaderl serves: to everybody on 7331, and to root on a unix socket.
+"""What leaderl serves: over TLS on 7331 to whom ``doors`` lets in, and to root on a unix socket.
 
 7331: ``GET /leader`` is 200 on the leader and 503 elsewhere, ``/status`` and ``/metrics`` tell more, ``POST /ask``
 answers signed questions of the other members. Socket: ``GET /status``, ``POST /converge``.
+
+The first byte tells TLS from plain HTTP, which only front ends' HAProxy speaks. Each connection has a thread of its
+own, and little time to say what it wants.
 """
 
 from __future__ import annotations
@@ -11,24 +14,31 @@ import logging
 import os
 import socket
 import socketserver
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
 
-from chefha_core.parts.signing import ForgedMessage, open_question, sign
+from chefha_core.leaderl.doors import MAY, Client, Doors
+from chefha_core.parts.signing import ForgedMessage, open_with_any, sign
+from chefha_core.parts.tls import Context
 
 log = logging.getLogger(__name__)
 
 SOCKET = Path("/run/chefha/leaderl.sock")
 #: bytes of a request body that are read at the most
 MOST = 65536
+#: seconds until the first byte of a connection, and then until the end of the handshake
+PATIENCE = 2.0
+#: the first byte of a TLS session
+HANDSHAKE = b"\x16"
 
 
 class Service(Protocol):
     """What the server asks of leaderl."""
 
-    token: str
+    tokens: tuple[str, ...]
 
     def leading(self) -> int: ...
     def status(self) -> dict[str, Any]: ...
@@ -43,9 +53,12 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "leaderl"
     sys_version = ""
     service: Service
+    doors: Doors | None = None
     local = False
 
     def do_GET(self) -> None:
+        if self._refused():
+            return
         if self.path == "/leader":
             epoch = self.service.leading()
             self._send(200 if epoch else 503, {"leader": bool(epoch), "epoch": epoch})
@@ -59,6 +72,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         length = min(int(self.headers.get("Content-Length") or 0), MOST)
         raw = self.rfile.read(length)
+        if self._refused():
+            return
         if self.path == "/ask" and not self.local:
             self._answer(raw)
         elif self.path == "/converge" and self.local:
@@ -66,14 +81,24 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(404, {"error": "no such question"})
 
+    def _refused(self) -> bool:
+        """Answer a question that is not for who asks it."""
+        asked, encrypted = f"{self.command} {self.path}", isinstance(self.connection, ssl.SSLSocket)
+        if self.doors is None or asked not in MAY[Client.MEMBER]:
+            return False
+        if asked in self.doors.may(self.client_address[0], encrypted):
+            return False
+        self._send(403, {"error": f"{asked} is not for {self.client_address[0]}{'' if encrypted else ' without TLS'}"})
+        return True
+
     def _answer(self, raw: bytes) -> None:
         try:
-            question, nonce = open_question(self.service.token, raw)
+            question, nonce, token = open_with_any(self.service.tokens, raw)
         except ForgedMessage as error:
             self._send(403, {"error": str(error)})
             return
         answer = self.service.answer(question)
-        self._send(200, sign(self.service.token, answer, nonce=nonce))
+        self._send(200, sign(token, answer, nonce=nonce))  # which the other one knows, whatever else has changed here
 
     def _converge(self, raw: bytes) -> None:
         try:
@@ -104,15 +129,50 @@ class _Handler(BaseHTTPRequestHandler):
 class _TcpServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
+    doors: Doors | None = None
+    tls: Context | None = None
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Before there is a thread for it: strangers are hung up on."""
+        return self.doors is None or self.doors.client(client_address[0]) is not Client.STRANGER
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """In the connection's own thread."""
+        connection = request
+        try:
+            connection = self._entered(request)
+            super().finish_request(connection, client_address)
+        except OSError as error:
+            log.debug("%s: %s", client_address[0], error)
+        finally:
+            if connection is not request:
+                self.shutdown_request(connection)
+
+    def _entered(self, request: socket.socket) -> socket.socket:
+        request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.tls is None:
+            return request
+        request.settimeout(PATIENCE)
+        if request.recv(1, socket.MSG_PEEK) != HANDSHAKE:
+            return request
+        return self.tls.get().wrap_socket(request, server_side=True)
 
 
 class _SocketServer(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
 
 
-def serve(service: Service, address: str, port: int, path: Path = SOCKET) -> list[socketserver.BaseServer]:
-    """Start both servers in threads of their own; OSError if an address is taken."""
-    tcp = _TcpServer((address, port), type("Handler", (_Handler,), {"service": service}))
+def serve(
+    service: Service,
+    address: str,
+    port: int,
+    path: Path = SOCKET,
+    doors: Doors | None = None,
+    tls: Context | None = None,
+) -> list[socketserver.BaseServer]:
+    """Start both servers in threads of their own; OSError if an address is taken. No ``doors``: open to everybody."""
+    tcp = _TcpServer((address, port), type("Handler", (_Handler,), {"service": service, "doors": doors}))
+    tcp.doors, tcp.tls = doors, tls
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     mask = os.umask(0o177)

@@ -12,6 +12,7 @@ from chefha_core.act import QUIET, Actor
 from chefha_core.leaderl.memory import Memory
 from chefha_core.leaderl.peers import Peers
 from chefha_core.leaderl.report import Reporter, changed
+from chefha_core.leaderl.roles import Roles
 from chefha_core.leaderl.worker import Worker
 from chefha_core.model import LeaderState, MemberReport, Observation, PgFacts, PgState
 from chefha_core.observe import observe
@@ -43,13 +44,14 @@ class Leaderl:
         self.settings, self.name, self.postgres = settings, name, postgres
         self.policy = policy(settings)
         self.times = self.policy.times
-        self.token = settings.secrets.token
+        self.tokens = settings.secrets.tokens
         self.memory = Memory()
         self.etcd = etcd_client(settings, name, settings.request_timeout)
         self.address = Address(settings.vip, settings.vip_interface)
         self.monitor = PostgresMonitor(postgres, self.times.interval, on_change=lambda facts: self.memory.bell.set())
         self.peers = Peers(settings, name, self.memory, self.times.probe_deadline)
         self.worker = Worker(self.memory, self.monitor.look)
+        self.roles = Roles(postgres, self.worker.aside)
         self.actor = Actor(settings, name, self.etcd, postgres, self.address, self.peers, self.memory, self.worker)
         life = int(max(5, 2 * settings.ttl))
         self.reporter = Reporter(
@@ -76,6 +78,7 @@ class Leaderl:
         self.monitor.start()
         self.doorbell.start()
         self.reporter.start()
+        self.roles.started()
         while True:
             try:
                 wake_at = self.round().wake_at
@@ -139,15 +142,11 @@ class Leaderl:
             self._reported = report
             self.reporter.bell.set()
         key = seen.etcd.leader if seen.etcd else None
-        if (
-            key
-            and key.name == self.name
-            and key.state is LeaderState.LEADING
-            and seen.address
-            and self._recorded != key.epoch
-        ):
-            self._recorded = key.epoch
-            self._record(key.epoch)
+        if key and key.name == self.name and key.state is LeaderState.LEADING and seen.address:
+            self.roles.leading(key.epoch)
+            if self._recorded != key.epoch:
+                self._recorded = key.epoch
+                self._record(key.epoch)
         self._tidy(seen.pg)
         with self.memory.round_done:
             self.memory.round_done.notify_all()

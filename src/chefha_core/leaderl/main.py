@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 from chefha_core.checked import SettingsError
+from chefha_core.leaderl.doors import Doors
 from chefha_core.leaderl.http import serve
 from chefha_core.leaderl.loop import Leaderl
 from chefha_core.node import own_name
 from chefha_core.parts.postgres import Postgres, SystemdUnit
+from chefha_core.parts.tls import server_context
 from chefha_core.settings import SETTINGS_FILE, load
 
 
@@ -35,7 +37,9 @@ def main() -> int:
         return 2
     leaderl = Leaderl(settings, name, Postgres(settings, name, SystemdUnit("chefha-postgresql.service")))
     try:
-        serve(leaderl, settings.leaderl.http_address, settings.leaderl.http_port)
+        tls = server_context(settings) if settings.tls.enabled else None
+        at = (settings.leaderl.http_address, settings.leaderl.http_port)
+        serve(leaderl, *at, doors=Doors.of(settings), tls=tls)
     except OSError as error:
         where = f"{settings.leaderl.http_address}:{settings.leaderl.http_port}"
         print(f"leaderl cannot listen on {where} (pillar chefha:leaderl): {error}", file=sys.stderr)

@@ -10,8 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import urllib3
-
+from chefha_core.leaderl.client import Way
 from chefha_core.leaderl.memory import Memory
 from chefha_core.model import Probe
 from chefha_core.parts.signing import ForgedMessage, new_nonce, open_signed, sign
@@ -25,6 +24,9 @@ class Peers:
 
     def __init__(self, settings: Settings, name: str, memory: Memory, deadline: float) -> None:
         self.settings, self.name, self.memory, self.deadline = settings, name, memory, deadline
+        self._way = Way.of(settings)
+        #: which token each member understood last, while they change over from one to the next
+        self._tokens: dict[str, str] = {}
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="chefha-peer")
         self._asking = threading.Lock()
 
@@ -38,7 +40,7 @@ class Peers:
             try:
                 leads = bool(self._ask(leader, {"question": "leads"}).get("epoch"))
                 answer = Probe.LEADS if leads else Probe.DENIES
-            except (urllib3.exceptions.HTTPError, ForgedMessage, OSError, KeyError) as error:
+            except (ForgedMessage, OSError, KeyError) as error:
                 log.info("asked %s whether it leads: %s", leader, error)
                 answer = Probe.SILENT
             self.memory.probe = (answer, time.monotonic())
@@ -54,17 +56,21 @@ class Peers:
     def _failsafe(self, name: str, epoch: int) -> str:
         try:
             answer = self._ask(name, {"question": "failsafe", "leader": self.name, "epoch": epoch})
-        except (urllib3.exceptions.HTTPError, ForgedMessage, OSError) as error:
+        except (ForgedMessage, OSError) as error:
             return f"{name} does not answer ({type(error).__name__})"
         return "" if answer.get("agreed") is True else str(answer.get("reason") or f"{name} refuses")
 
     def _ask(self, name: str, question: dict[str, object]) -> dict[str, object]:
-        nonce = new_nonce()
-        token = self.settings.secrets.token
-        url = f"http://{self.settings.members[name]}:{self.settings.leaderl.http_port}/ask"
-        # A connection per question: a kept one could lead to a machine that is no longer there.
-        with urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(total=self.deadline)) as pool:
-            answer = pool.request("POST", url, body=sign(token, question, nonce=nonce))
-        if answer.status != 200:
-            raise ForgedMessage(f"{name} answered {answer.status}")
-        return dict(open_signed(token, answer.data, expected_nonce=nonce))
+        """The signed answer to a signed question. Who has not changed over to a new token is asked by the old one."""
+        until, last = time.monotonic() + self.deadline, self._tokens.get(name)
+        status = 403
+        for token in sorted(self.settings.secrets.tokens, key=lambda token: token != last):
+            nonce = new_nonce()
+            left = until - time.monotonic()
+            status, raw = self._way.ask(name, "POST", "/ask", left, sign(token, question, nonce=nonce))
+            if status == 200:
+                self._tokens[name] = token
+                return dict(open_signed(token, raw, expected_nonce=nonce))
+            if status != 403:
+                break
+        raise ForgedMessage(f"{name} answered {status}")

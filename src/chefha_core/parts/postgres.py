@@ -342,14 +342,16 @@ class Postgres:
             slots,
         )
 
-    def create_roles(self) -> None:
-        """Create the roles or give them the settings' passwords, on a running primary; waits for no standby."""
+    def renew_roles(self) -> list[str]:
+        """On a running primary: chefha's roles have the settings' passwords; the names of those that had to be changed.
+        Waits for no standby.
+        """
         until = time.monotonic() + 10.0
         with sql.session(sql.local_dsn(self.places), until) as local:
-            local.rows("set synchronous_commit = local", until)
-            local.rows("set log_statement = 'none'", until)
-            for statement in roles.role_statements(self.settings):
+            wrong = roles.outdated(self.settings, local.rows(roles.STORED, until))
+            for statement in roles.quietly([line for login in wrong for line in login.statements()]):
                 local.rows(statement, until)
+        return [login.name for login in wrong]
 
     def _sql(self, statement: str, *values: object, timeout: float = 5.0) -> None:
         until = time.monotonic() + timeout

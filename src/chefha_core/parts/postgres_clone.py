@@ -54,7 +54,7 @@ def rewind(places: Places, settings: Settings, name: str, source: str, timeout: 
         postmaster.remove_stale_files(
             places.data, places.socket
         )  # or the recovery that pg_rewind runs stumbles on them
-    dsn = sql.remote_dsn(places, settings.postgresql.replication_user, source, f"{name}-rewind", "postgres")
+    dsn = sql.remote_dsn(places, settings.postgresql.rewind_user, source, f"{name}-rewind", "postgres")
     changed = places.rewinding.exists()
 
     def note(line: str) -> None:
@@ -110,7 +110,7 @@ def _reporter(progress: Callable[[int, int], None] | None) -> Callable[[str], No
 
 
 def _check_room(places: Places, settings: Settings, name: str, source: str) -> None:
-    dsn = sql.remote_dsn(places, settings.postgresql.replication_user, source, f"{name}-clone", "postgres")
+    dsn = sql.remote_dsn(places, settings.postgresql.rewind_user, source, f"{name}-clone", "postgres")
     until = time.monotonic() + 15.0
     try:
         with sql.session(dsn, until) as opened:

@@ -240,15 +240,16 @@ class Observer:
 
     def history(self, address: str, position: Position | None, until: float) -> tuple[tuple[TimelineSwitch, ...], str]:
         """See ``Postgres.history``."""
-        user = self._settings.postgresql.replication_user
-        dsn = sql.remote_dsn(self._places, user, address, f"{self._name}-history")
+        pg, application = self._settings.postgresql, f"{self._name}-history"
+        streaming = sql.remote_dsn(self._places, pg.replication_user, address, application) + " replication=true"
         try:
-            rows = sql.history(dsn + " replication=true", until)
+            rows = sql.history(streaming, until)
         except PostgresError as error:
             return (), f"the timeline history of {address} cannot be read: {error}"
         if position is None or rows[-1].lsn <= position.lsn or control_file.not_an_ancestor(position, rows):
             return rows, ""
-        return rows, self._gone(dsn + " dbname=postgres", address, position, until)
+        reading = sql.remote_dsn(self._places, pg.rewind_user, address, application, "postgres")
+        return rows, self._gone(reading, address, position, until)
 
     def _gone(self, dsn: str, address: str, position: Position, until: float) -> str:
         """Why the log after ``position`` cannot come from ``address``; "" if it can, or if that cannot be found out."""

@@ -8,7 +8,7 @@ import hmac
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from chefha_core.layout.postgres_files import quoted
@@ -23,6 +23,15 @@ _REWIND_FUNCTIONS = (
     "pg_read_binary_file(text)",
     "pg_read_binary_file(text, bigint, bigint, boolean)",
 )
+_VERIFIER = re.compile(r"SCRAM-SHA-256\$(?P<iterations>[1-9]\d{0,6}):(?P<salt>[A-Za-z0-9+/=]+)\$[^:]+:.+")
+_QUIET = (
+    "SET synchronous_commit = local",
+    "SET log_statement = 'none'",
+    "SET log_min_duration_statement = -1",
+    "SET log_min_error_statement = 'panic'",
+)
+#: sessions that the monitoring role may have at once
+MONITORS = 10
 _HOST = re.compile(r"\bhost='?([^'\s]+)")
 #: parameters of role.conf, which "alter system" must not hide
 ROLE_PARAMETERS = ("primary_conninfo", "primary_slot_name", "synchronous_standby_names", "recovery_target_timeline")
@@ -85,53 +94,115 @@ def slot_names(members: Iterable[str]) -> dict[str, str]:
     return found
 
 
+_CREATES = "password_encryption="
+#: name, verifier and options of every role
+STORED = (
+    "select rolname, rolpassword, (select array_to_string(setconfig, ',') from pg_db_role_setting "
+    "where setrole = a.oid and setdatabase = 0) from pg_authid a"
+)
+
+
+@dataclass(frozen=True)
+class Login:
+    """One of chefha's own roles: what it may do, and nothing beyond."""
+
+    name: str
+    password: str
+    rights: str
+    grants: tuple[str, ...] = ()
+    #: "md5": so are the passwords of roles that it creates
+    creates: str = ""
+
+    def statements(self) -> list[str]:
+        """SQL, one line each, that creates the role or gives it its present password and rights."""
+        role = _name(self.name)
+        exists = f"SELECT FROM pg_catalog.pg_roles WHERE rolname = {_text(self.name)}"
+        return [
+            f"DO $do$ BEGIN IF NOT EXISTS ({exists}) THEN CREATE ROLE {role}; END IF; END $do$",
+            f"ALTER ROLE {role} LOGIN {self.rights} PASSWORD {_text(scram_verifier(self.password))}",
+            *(f"GRANT {grant} TO {role}" for grant in self.grants),
+            f"ALTER ROLE {role} {f'SET {_CREATES}{self.creates}' if self.creates else 'RESET password_encryption'}",
+        ]
+
+    def is_stored(self, verifier: str | None, options: str | None) -> bool:
+        """True if the database has this password, and these options (``pg_db_role_setting``, joined by commas)."""
+        return verifier_matches(self.password, verifier) and (f"{_CREATES}{self.creates}" in (options or "")) == bool(
+            self.creates
+        )
+
+
+def logins(settings: Settings) -> tuple[Login, ...]:
+    """chefha's own roles."""
+    pg, secrets = settings.postgresql, settings.secrets
+    functions = tuple(f"EXECUTE ON FUNCTION pg_catalog.{function}" for function in _REWIND_FUNCTIONS)
+    plain = "NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS"
+    return (
+        Login(pg.replication_user, secrets.replication_password, f"{plain} REPLICATION"),
+        # statistics, so that a clone can ask how large it will be
+        Login(pg.rewind_user, secrets.rewind_password, f"{plain} NOREPLICATION", (*functions, "pg_read_all_stats")),
+        Login(
+            pg.monitoring_user,
+            secrets.monitoring_password,
+            f"{plain} NOREPLICATION CONNECTION LIMIT {MONITORS}",
+            ("pg_monitor",),
+        ),
+        # Chef makes its roles itself through this one, and its services know no SCRAM
+        Login(pg.db_superuser, secrets.superuser_password, "SUPERUSER", creates="md5" if settings.frontends else ""),
+    )
+
+
 def role_statements(settings: Settings) -> list[str]:
     """SQL, one line each, that creates chefha's roles or gives them their present passwords and rights.
 
     Passwords go in as SCRAM verifiers, so none can be read from a log, a statistics view or a crash dump.
     """
-    pg, secrets = settings.postgresql, settings.secrets
-    statements = []
-    for name, rights, password in (
-        (pg.replication_user, "REPLICATION", secrets.replication_password),
-        (pg.db_superuser, "SUPERUSER", secrets.superuser_password),
-    ):
-        role = _name(name)
-        exists = f"SELECT FROM pg_catalog.pg_roles WHERE rolname = {_text(name)}"
-        statements.append(f"DO $do$ BEGIN IF NOT EXISTS ({exists}) THEN CREATE ROLE {role}; END IF; END $do$")
-        statements.append(f"ALTER ROLE {role} LOGIN {rights} PASSWORD {_text(scram_verifier(password))}")
-    replicator = _name(pg.replication_user)
-    statements += [f"GRANT EXECUTE ON FUNCTION pg_catalog.{f} TO {replicator}" for f in _REWIND_FUNCTIONS]
-    statements.append(_encryption_of_new_passwords(settings))
-    # so that a clone can ask how large it will be
-    return [*statements, f"GRANT pg_read_all_stats TO {replicator}"]
+    return [statement for login in logins(settings) for statement in login.statements()]
 
 
-def _encryption_of_new_passwords(settings: Settings) -> str:
-    """Chef makes its roles itself through db_superuser, and its services know no SCRAM: theirs become md5."""
-    change = "SET password_encryption = 'md5'" if settings.frontends else "RESET password_encryption"
-    return f"ALTER ROLE {_name(settings.postgresql.db_superuser)} {change}"
+def outdated(settings: Settings, stored: Iterable[Sequence[str | None]]) -> list[Login]:
+    """Which of chefha's roles have another password in the database than in the settings, or are not there.
+
+    ``stored``: what STORED asks for.
+    """
+    known = {row[0]: row[1:] for row in stored}
+    return [login for login in logins(settings) if not login.is_stored(*known.get(login.name, (None, None)))]
 
 
-def scram_verifier(password: str, salt: bytes = b"") -> str:
+def quietly(statements: list[str]) -> list[str]:
+    """The same within a session that waits for no standby, and of which nothing is logged."""
+    return [*_QUIET, *statements] if statements else []
+
+
+def verifier_matches(password: str, verifier: str | None) -> bool:
+    """True if a stored verifier is that of this password; any other kind of stored password is none."""
+    found = _VERIFIER.fullmatch(verifier or "")
+    if found is None:
+        return False
+    salt = base64.b64decode(found["salt"])
+    return hmac.compare_digest(scram_verifier(password, salt, int(found["iterations"])), found[0])
+
+
+def scram_verifier(password: str, salt: bytes = b"", iterations: int = _ITERATIONS) -> str:
     """What PostgreSQL stores for a password with ``scram-sha-256`` (RFC 5803)."""
     salt = salt or os.urandom(16)
     # NFKC is all of SASLprep that matters for text people can type
     plain = unicodedata.normalize("NFKC", password).encode()
-    salted = hashlib.pbkdf2_hmac("sha256", plain, salt, _ITERATIONS)
+    salted = hashlib.pbkdf2_hmac("sha256", plain, salt, iterations)
     stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
     server = hmac.digest(salted, b"Server Key", "sha256")
     parts = (base64.b64encode(part).decode() for part in (salt, stored, server))
-    return "SCRAM-SHA-256${}:{}${}:{}".format(_ITERATIONS, *parts)
+    return "SCRAM-SHA-256${}:{}${}:{}".format(iterations, *parts)
 
 
 def pgpass_text(settings: Settings) -> str:
-    """The password file of the followers: the replication role, on any member and database."""
-    user, password = (
-        text.replace("\\", "\\\\").replace(":", "\\:")
-        for text in (settings.postgresql.replication_user, settings.secrets.replication_password)
-    )
-    return f"*:*:*:{user}:{password}\n"
+    """The password file of the followers: the roles by which they stream and rewind, on any member and database."""
+    pg, secrets = settings.postgresql, settings.secrets
+    pairs = ((pg.replication_user, secrets.replication_password), (pg.rewind_user, secrets.rewind_password))
+    return "".join(f"*:*:*:{_escaped(user)}:{_escaped(password)}\n" for user, password in pairs)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace(":", "\\:")
 
 
 def without_role_parameters(auto_conf: str) -> str:

@@ -14,7 +14,7 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 #: bytes; longer messages are refused unread
@@ -56,6 +56,17 @@ def open_signed(secret: str, raw: bytes, *, expected_nonce: str | None) -> dict[
     if expected_nonce is not None and not hmac.compare_digest(nonce.encode(), expected_nonce.encode()):
         raise ForgedMessage("the message is genuine but answers another question (its nonce differs)")
     return body
+
+
+def open_with_any(secrets: Iterable[str], raw: bytes) -> tuple[dict[str, Any], str, str]:
+    """Body and nonce of a message, and which of the secrets it was signed with; ForgedMessage if with none."""
+    refusal = ForgedMessage("this cluster has no token")
+    for secret in secrets:
+        try:
+            return (*open_question(secret, raw), secret)
+        except ForgedMessage as error:
+            refusal = error
+    raise refusal
 
 
 def open_question(secret: str, raw: bytes) -> tuple[dict[str, Any], str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
 from chefha_core import codec
+from chefha_core.leaderl.client import Way
 from chefha_core.model import EtcdView, MemberReport, PgState, Position, format_lsn
 from chefha_core.parts.etcd import EtcdMember
 from chefha_core.settings import Settings
@@ -43,13 +43,13 @@ def cluster_status(settings: Settings, name: str, deadline: float = DEADLINE) ->
 def ask(settings: Settings, name: str, deadline: float) -> Answers:
     """Ask etcd and every member's leaderl, all at the same time."""
     client = etcd_client(settings, name, deadline)
-    port = settings.leaderl.http_port
+    way = Way.of(settings)
     questions: dict[str, Callable[[], Any]] = {
         "etcd": lambda: codec.view(client.range(), time.monotonic()),
         "etcd members": lambda: () if settings.etcd_endpoints else client.members(),
     }
-    for member, address in settings.members.items():
-        questions[member] = lambda url=f"http://{address}:{port}/status": fetch(url, deadline)  # type: ignore[misc]
+    for member in settings.members:
+        questions[member] = lambda member=member: fetch(way, member, deadline)  # type: ignore[misc]
     answers, problems = gather(questions, deadline)
     client.close()
     live = {member: answers[member] for member in settings.members if member in answers}
@@ -73,11 +73,12 @@ def gather(questions: Mapping[str, Callable[[], Any]], deadline: float) -> tuple
     return answers, problems
 
 
-def fetch(url: str, deadline: float) -> dict[str, Any]:
-    """A JSON document from a member, never through a proxy."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=deadline) as answer:
-        data: dict[str, Any] = json.load(answer)
+def fetch(way: Way, member: str, deadline: float) -> dict[str, Any]:
+    """What a member's leaderl says of itself; OSError or ValueError if it says nothing that can be read."""
+    status, text = way.ask(member, "GET", "/status", deadline)
+    data: dict[str, Any] = json.loads(text)
+    if status != 200:
+        raise ConnectionError(str(data.get("error") or f"answered {status}"))
     return data
 
 
