@@ -156,6 +156,8 @@ def firewall(settings: Settings, name: str, master: bool = False) -> list[Wish]:
     text = ruleset(settings, roles_of(settings, name, master))
     rules = text_file(FILE, text)
     return [
+        # somebody flushed all tables; what changes below is loaded by its own reload
+        Wish("cmd.run", {"name": f"systemctl reload {UNIT}"}, only_if=f"{_ACTIVE} && [ -e {FILE} ] && ! {_THERE}"),
         Wish("pkg.installed", {"name": "nftables", "refresh": None, "install_recommends": False}),
         folder(CONFIG),
         replace(rules, arguments={**rules.arguments, "check_cmd": "/usr/sbin/nft -c -f"}),
@@ -163,8 +165,6 @@ def firewall(settings: Settings, name: str, master: bool = False) -> list[Wish]:
         units_known(),
         Wish("service.running", {"name": UNIT, "enable": True}),
         reloaded(UNIT),
-        # somebody flushed all tables
-        Wish("cmd.run", {"name": f"systemctl reload {UNIT}"}, only_if=f"{_ACTIVE} && ! {_THERE}"),
     ]
 
 
