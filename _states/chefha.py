@@ -86,6 +86,15 @@ def minion(name):
     return _lay_out(name, "minion")
 
 
+def firewall(name):
+    """
+    This machine is closed but for the ports of docs/ports.md; pillar chefha:firewall:enabled: false leaves nothing of
+    it. Salt's ports stay open where a salt-master is enabled, or pillar chefha_masters names this minion.
+    """
+    master = __opts__["id"] in (__pillar__.get("chefha_masters", ["master"]) or [])
+    return _lay_out(name, "firewall", master=master or __salt__["service.enabled"]("salt-master"))
+
+
 def packages(name):
     """PostgreSQL and etcd are installed, and none of Debian's own services for them can start."""
     return _lay_out(name, "packages")
@@ -247,11 +256,11 @@ def _problem(look):
         return str(error)
 
 
-def _lay_out(name, state):
+def _lay_out(name, state, **facts):
     """The wishes of one layout, from the library, carried out in order; the first failure ends it."""
     ret = {"name": name, "result": True, "changes": {}, "comment": "as wanted"}
     try:
-        wishes = _core("layout.catalogue").layout(state, __pillar__.get("chefha"), __opts__["id"])
+        wishes = _core("layout.catalogue").layout(state, __pillar__.get("chefha"), __opts__["id"], **facts)
     except (ValueError, CommandExecutionError) as error:
         return {**ret, "result": False, "comment": str(error)}
     for wish in wishes:
@@ -273,6 +282,8 @@ def _lay_out(name, state):
 def _carry_out(wish, changed):
     """One of Salt's states, and the restart of a service whose files changed while it was running already."""
     unit = wish.restart
+    if wish.only_if and __salt__["cmd.retcode"](wish.only_if, python_shell=True, ignore_retcode=True):
+        return {"result": True, "changes": {}, "comment": "not needed"}
     if wish.state == "service.dead" and not __salt__["service.status"](wish.arguments["name"]):
         return {"result": True, "changes": {}, "comment": "not running"}  # where there is no unit, test mode says None
     was_running = bool(unit) and __salt__["service.status"](unit)

@@ -161,6 +161,9 @@ class Firewall:
     clients: tuple[str, ...] = setting((), "networks besides the front ends that reach PostgreSQL and search")
     open_ports: tuple[str, ...] = setting(("22",), "TCP ports open to everybody on back ends")
     frontend_ports: tuple[str, ...] = setting(("22", "80", "443"), "TCP ports open to everybody on front ends")
+    salt_ports: tuple[str, ...] = setting(
+        ("4505", "4506"), "TCP ports open to everybody where a salt-master runs as well"
+    )
 
 
 #: who needs which of the secrets; a front end gets no others

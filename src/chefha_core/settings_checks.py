@@ -145,7 +145,7 @@ def _places(settings: Settings) -> str:
 
 
 def _port_lists(settings: Settings) -> str:
-    for path in ("open_ports", "frontend_ports"):
+    for path in ("open_ports", "frontend_ports", "salt_ports"):
         for port in getattr(settings.firewall, path):
             if not (port.isdigit() and 0 < int(port) < 65536):
                 return f"pillar chefha:firewall:{path} has {port!r}; expected numbers of TCP ports, 1 to 65535"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
-import json
 import math
 import os
 import shutil
@@ -13,64 +11,22 @@ import stat
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
+from tests.functional.netns import Host, ip, until
 
 from chefha_core.parts.address import Address, AddressError
 from chefha_core.parts.arp import ArpError, announce, who_has
 
-T = TypeVar("T")
 VIP = "192.0.2.9"
-_CLONE_NEWNET = 0x40000000
 _numbers = itertools.count()
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and iproute2"
 )
-
-
-def ip(*arguments: str) -> str:
-    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
-
-
-class Host:
-    """A network namespace, and a thread that lives in it (with what it starts: processes, threads)."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        ip("netns", "add", name)
-        self.pool = ThreadPoolExecutor(1, initializer=self.enter)
-
-    def enter(self) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        handle = os.open(f"/run/netns/{self.name}", os.O_RDONLY)
-        try:
-            if libc.setns(handle, _CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "setns")
-        finally:
-            os.close(handle)
-
-    def start(self, call: Callable[..., T], *arguments: Any, **named: Any) -> Future[T]:
-        return self.pool.submit(call, *arguments, **named)
-
-    def run(self, call: Callable[..., T], *arguments: Any, **named: Any) -> T:
-        return self.start(call, *arguments, **named).result(20)
-
-    def ip(self, *arguments: str) -> str:
-        return ip("-n", self.name, *arguments)
-
-    def mac(self, interface: str = "lan") -> str:
-        found: str = json.loads(self.ip("-j", "link", "show", "dev", interface))[0]["address"]
-        return found
-
-    def close(self) -> None:
-        self.pool.shutdown()
-        ip("netns", "del", self.name)
 
 
 @dataclass
@@ -97,13 +53,6 @@ def lan() -> Iterator[Lan]:
     finally:
         a.close()
         b.close()
-
-
-def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s"
-        time.sleep(0.01)
 
 
 # ---- the address

@@ -3,6 +3,7 @@
 
 include:
   - chefha.minion
+  - chefha.firewall
 
 chefha_packages:
   chefha.packages:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from chefha_core.checked import SettingsError
 from chefha_core.layout.base import packages, settings_files, tls_files
 from chefha_core.layout.etcd import etcd_member
+from chefha_core.layout.firewall import firewall
 from chefha_core.layout.frontend import frontend_base, frontend_config, frontend_package
 from chefha_core.layout.leaderl import leaderl
 from chefha_core.layout.minion import minion
@@ -14,9 +15,10 @@ from chefha_core.layout.postgresql import postgresql
 from chefha_core.layout.wish import Wish
 from chefha_core.settings import Role, Settings, from_pillar
 
-LAYOUTS: dict[str, Callable[[Settings, str], list[Wish]]] = {
+LAYOUTS: dict[str, Callable[..., list[Wish]]] = {
     "settings": settings_files,
     "minion": minion,
+    "firewall": firewall,
     "packages": packages,
     "tls_files": tls_files,
     "etcd_member": etcd_member,
@@ -28,9 +30,12 @@ LAYOUTS: dict[str, Callable[[Settings, str], list[Wish]]] = {
 }
 
 
-def layout(state: str, pillar: object, name: str) -> list[Wish]:
-    """The wishes of one state for the member ``name``; SettingsError if the pillar is wrong."""
-    return LAYOUTS[state](checked(pillar, name), name)
+def layout(state: str, pillar: object, name: str, **facts: object) -> list[Wish]:
+    """The wishes of one state for the machine ``name``; SettingsError if the pillar is wrong.
+
+    ``facts``: what a layout must know that no pillar says.
+    """
+    return LAYOUTS[state](checked(pillar, name), name, **facts)
 
 
 def checked(pillar: object, name: str) -> Settings:

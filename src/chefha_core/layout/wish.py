@@ -16,13 +16,15 @@ class Wish:
     """One call of a Salt state.
 
     ``restart`` names a unit to restart if an earlier wish of the layout changed something; a wish with
-    ``after_change`` is carried out only then.
+    ``after_change`` is carried out only then. ``only_if`` is a shell command that changes nothing, also run in test
+    mode: the wish is carried out only if it succeeds.
     """
 
     state: str
     arguments: Mapping[str, Any]
     restart: str = ""
     after_change: bool = False
+    only_if: str = ""
 
 
 def text_file(path: str, text: str, owner: str = "root", mode: str = "0644", secret: bool = False) -> Wish:
@@ -39,6 +41,11 @@ def folder(path: str, owner: str = "root", mode: str = "0755") -> Wish:
 def unit_file(name: str, text: str) -> Wish:
     """A systemd unit of our own."""
     return text_file(f"{UNITS}/{name}", text)
+
+
+def absent(path: str) -> Wish:
+    """No such file."""
+    return Wish("file.absent", {"name": path})
 
 
 def masked(unit: str) -> Wish:

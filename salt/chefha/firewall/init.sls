@@ -1,0 +1,9 @@
+# Closed but for the ports that are needed, on back and front ends. What is connected stays connected.
+
+include:
+  - chefha.minion
+
+chefha_firewall:
+  chefha.firewall:
+    - require:
+      - chefha: chefha_settings
