@@ -32,7 +32,7 @@ lint: venv  ## ruff and mypy
 
 # ---- tests -----------------------------------------------------------------------------------------------------
 
-test: lint  ## everything: logic, simulation, real parts, Salt, the lab with PostgreSQL 17 and 13
+test: lint  ## everything: logic, simulation, real parts, Salt, the lab's three stacks
 	$(PY) -m pytest tests/unit tests/simulation tests/functional tests/salt tests/lab
 
 test-fast: lint  ## logic only: seconds

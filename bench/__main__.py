@@ -6,10 +6,11 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from lab.api import Lab, LabError, Stack
+from lab.api import STACKS, Lab, LabError
 
 from . import report, surroundings
 from .peer.patroni import Patroni
@@ -24,10 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure what was asked for. 1 if the lab could not be had or a run failed."""
     given = list(sys.argv[1:] if argv is None else argv)
     args = _parser().parse_args(given)
-    default, lab = Stack(), Lab()
-    asked = Stack(args.stack or default.postgresql, args.profile or default.profile)
+    bare, lab = STACKS["bare"], Lab()
+    asked = replace(bare, postgresql=args.stack or bare.postgresql, profile=args.profile or bare.profile)
     try:
-        lab.up(asked if args.stack or args.profile else None)
+        lab.up(asked if args.stack or args.profile else None, default=bare)
         lab.heal_all()
         return _bench(lab, args, " ".join(["python -m bench", *given]))
     except LabError as error:
@@ -76,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=_at_least_one, default=5, help="of each scenario (5)")
     parser.add_argument("--only", nargs="+", choices=list(SCENARIOS), metavar="KIND", help=", ".join(SCENARIOS))
     parser.add_argument("--peer", action="store_true", help="measure Patroni with vip-manager beside it, turn by turn")
-    parser.add_argument("--stack", type=int, choices=(13, 17), help="PostgreSQL's major version (that of the lab)")
+    parser.add_argument("--stack", type=int, choices=(13, 17), help="PostgreSQL's major version (that of the lab, 17)")
     parser.add_argument("--profile", choices=("fast", "balanced", "patient"), help="timing profile (that of the lab)")
     return parser
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from lab.api import Lab, LabError
 from lab.topology import BACKENDS, BY_NAME, MASTER
-from lab.witness import Witness, others
+from lab.witness import ASK_LEADERL, Witness, others
 
 PYTHON = "/opt/saltstack/salt/bin/python"
 HAND_OVER_TIMEOUT = 60.0
@@ -92,9 +92,7 @@ class Chefha:
         return self._witness.await_new_leader(old, timeout)
 
     def notes(self, leader: str) -> Mapping[str, Any]:
-        code, text = self._lab.exec(
-            leader, "curl -s --max-time 2 --cacert /etc/chefha/tls/ca.crt https://127.0.0.1:7331/status"
-        )
+        code, text = self._lab.exec(leader, f"{ASK_LEADERL}; leaderl 127.0.0.1:7331/status --max-time 2")
         status = _loads(text) if code == 0 else {}
         return {key: status.get(key) for key in ("epoch", "steps", "reason")}
 

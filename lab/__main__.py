@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import requests
 from docker.errors import DockerException
 
 from . import faults, probe
 from .api import STEPS, Lab, LabError, Stack, named
-from .deploy import parse_override
-from .topology import BY_NAME, MASTER
+from .stack import DEFAULT, SEARCH_FLAVORS, STACKS, parse_override
+from .topology import BACKENDS, BY_NAME, FRONTENDS, MASTER
 
 DEADLINE = 3600.0
 
 
 def _up(lab: Lab, args: argparse.Namespace) -> int:
-    asked = args.postgresql is not None or args.profile is not None or args.set
-    pairs = tuple(sorted(parse_override(text) for text in args.set))
-    default = Stack()
-    stack = Stack(args.postgresql or default.postgresql, args.profile or default.profile, pairs) if asked else None
-    lab.up(stack, args.until, args.fresh)
+    lab.up(_asked(args), args.until, args.fresh)
     if args.until == STEPS[-1]:
         print(lab.cluster_status(), end="")
     return 0
+
+
+def _asked(args: argparse.Namespace) -> Stack | None:
+    """The stack that the options name, and what they change of it; None if they say nothing."""
+    given = {name: getattr(args, name) for name in ("postgresql", "search", "profile")}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if args.set:
+        changes["overrides"] = tuple(sorted(parse_override(text) for text in args.set))
+    if not changes and args.stack is None:
+        return None
+    return dataclasses.replace(STACKS[args.stack or DEFAULT.name], **changes)
 
 
 def _down(lab: Lab, args: argparse.Namespace) -> int:
@@ -67,6 +76,16 @@ def _probe(lab: Lab, args: argparse.Namespace) -> int:
     return 0
 
 
+def _shop(lab: Lab, args: argparse.Namespace) -> int:
+    print(lab.shop_for(args.seconds))
+    return 0
+
+
+def _replace(lab: Lab, args: argparse.Namespace) -> int:
+    lab.replace(args.node)
+    return 0
+
+
 def _pass_on(lab: Lab, node: str, command: Sequence[str]) -> int:
     if not command:
         raise LabError("no command was given: put it after --")
@@ -90,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     up = command("up", _up, "engine, image, machines, project, states: whatever is missing")
-    up.add_argument("--postgresql", type=int, choices=(13, 17), help="major version (default 17)")
+    up.add_argument("--stack", choices=list(STACKS), help=f"parts and machines (default {DEFAULT.name})")
+    up.add_argument("--postgresql", type=int, choices=(13, 17), help="another major version than the stack's")
+    up.add_argument("--search", choices=SEARCH_FLAVORS, help="another search engine than the stack's")
     up.add_argument("--profile", choices=("fast", "balanced", "patient"), help="timing profile (default fast)")
     up.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="pillar below chefha:, a:b=c")
     up.add_argument("--until", choices=STEPS, default=STEPS[-1], help="stop after this step")
@@ -109,6 +130,10 @@ def _parser() -> argparse.ArgumentParser:
     fault.add_argument("node", choices=list(BY_NAME))
     heal = command("heal", _heal, "undo every fault on a node")
     heal.add_argument("node", choices=list(BY_NAME))
+    replace = command("replace", _replace, "throw a machine away and put a bare one in its place")
+    replace.add_argument("node", choices=[node.name for node in (*BACKENDS, *FRONTENDS)])
+    shop = command("shop", _shop, "put, get and search objects through both front ends, and tell what it was like")
+    shop.add_argument("--seconds", type=float, default=10.0, help="default 10, at most 300")
     measure = command("probe", _probe, "write through the VIP and tell what it was like")
     measure.add_argument("--seconds", type=float, default=20.0, help=f"default 20, at most {probe.MAX_SECONDS:.0f}")
     measure.add_argument("--summary", action="store_true", help="lines for people instead of JSON")

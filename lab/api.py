@@ -17,19 +17,22 @@ from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
-from . import engine, faults, image, probe
-from .deploy import PROJECT, Deployment, Stack
+from . import engine, faults, image, probe, search_probe, shop, timing
+from .deploy import PROJECT, SECRETS_BY_RUNNER, Deployment
 from .nodes import Machines
 from .probe import Probe, ProbeResult
 from .progress import LabError, Progress
 from .saltside import Salt
-from .topology import BACKENDS, BY_NAME, MASTER, NODES, Node
+from .search_probe import SearchProbe, SearchResult
+from .stack import DEFAULT, STACKS, Stack
+from .topology import BACKENDS, BY_NAME, FRONTENDS, MASTER, Node
+from .witness import ASK_LEADERL
 
-__all__ = ["STEPS", "Lab", "LabError", "ProbeResult", "Stack"]
+__all__ = ["STACKS", "STEPS", "Lab", "LabError", "ProbeResult", "SearchResult", "Stack"]
 
 # `up` can stop after any of these; without that it goes through all.
 STEPS = ("engine", "image", "machines", "keys", "project", "states")
-LEADER_QUESTION = "curl -s -o /dev/null -w '%{http_code}' --max-time 1 http://127.0.0.1:7331/leader"
+LEADER_QUESTION = f"{ASK_LEADERL}; leaderl 127.0.0.1:7331/leader --max-time 1 -f -o /dev/null"
 
 
 class Lab:
@@ -45,16 +48,26 @@ class Lab:
         """The containers; LabError if no engine answers."""
         return Machines(engine.connect())
 
-    @cached_property
+    @property
+    def stack(self) -> Stack:
+        """What the lab that is up was asked to be; LabError if none is."""
+        running = self._running()
+        if running is None:
+            raise LabError("the lab is not up (`python -m lab up`)")
+        return running
+
+    @property
     def _salt(self) -> Salt:
-        return Salt(self.machines)
+        return Salt(self.machines, self.stack.minions)
 
     # ---- up and down
 
-    def up(self, stack: Stack | None = None, until: str = "states", fresh: bool = False) -> bool:
+    def up(
+        self, stack: Stack | None = None, until: str = "states", fresh: bool = False, default: Stack = DEFAULT
+    ) -> bool:
         """Bring the lab up, doing only what is missing; return whether anything was deployed.
 
-        `stack` None keeps what runs, or takes the default. `until` is one of STEPS. `fresh` deploys even if unchanged.
+        `stack` None keeps what runs, or takes `default`. `until` is one of STEPS. `fresh` deploys even if unchanged.
         """
         last = STEPS.index(until)
         with self.progress.step("engine"):
@@ -65,10 +78,10 @@ class Lab:
             name = image.ensure(client)
         if last < STEPS.index("machines"):
             return False
-        stack = self._agreed(stack)
-        with self.progress.step("machines"):
-            made = self.machines.create(name, stack.label())
-            self.machines.await_boot(NODES)
+        stack = self._agreed(stack, default)
+        with self.progress.step(f"machines of the stack {stack.name}"):
+            made = self.machines.create(stack.nodes, name, stack.label())
+            self.machines.await_boot(stack.nodes)
         if last < STEPS.index("keys"):
             return False
         if made:
@@ -97,12 +110,25 @@ class Lab:
         for log in (image.LOG, engine.LOG) if images and stop_engine else ():
             log.unlink(missing_ok=True)
         self.__dict__.pop("machines", None)
-        self.__dict__.pop("_salt", None)
 
     def status(self) -> list[dict[str, str]]:
         """A row per node: node, container, address, systemd, faults."""
-        with ThreadPoolExecutor(len(NODES)) as pool:
-            return list(pool.map(self._row, NODES))
+        nodes = (self._running() or DEFAULT).nodes
+        with ThreadPoolExecutor(len(nodes)) as pool:
+            return list(pool.map(self._row, nodes))
+
+    def replace(self, node: str) -> None:
+        """Throw a back or front end away, and put a bare machine of the same name and address in its place, which the
+        master knows and no state was applied to. Returns once its minion answers."""
+        place = named(node)
+        if place not in (*BACKENDS, *FRONTENDS) or place not in self.stack.nodes:
+            raise LabError(f"{node} can't be replaced: only back ends, and front ends where the stack has them")
+        with self.progress.step(f"another {node}, bare"):
+            self.machines.remove(place)
+            self._salt.forget_key(place)
+            self.machines.put_another(place)
+            self._salt.accept_keys()
+            self._salt.await_minions()
 
     # ---- at work
 
@@ -132,8 +158,9 @@ class Lab:
 
     def heal_all(self) -> None:
         """Undo every fault everywhere."""
-        with ThreadPoolExecutor(len(NODES)) as pool:
-            list(pool.map(lambda node: faults.heal(self.machines, node), NODES))
+        nodes = self.stack.nodes
+        with ThreadPoolExecutor(len(nodes)) as pool:
+            list(pool.map(lambda node: faults.heal(self.machines, node), nodes))
 
     def probe(self, seconds: float = 600.0, interval: float = 0.01) -> AbstractContextManager[Probe]:
         """Write through the VIP while the block runs, for at most `seconds`; `.result` is there after the block."""
@@ -142,6 +169,16 @@ class Lab:
     def probe_for(self, seconds: float = 20.0) -> ProbeResult:
         """Probe for a time, with nothing else going on."""
         return probe.run_for(self.machines, seconds)
+
+    def search_probe(self, seconds: float = 600.0, interval: float = 0.25) -> AbstractContextManager[SearchProbe]:
+        """Index and search through the VIP while the block runs; `.result` is there after the block."""
+        return search_probe.running(self.machines, seconds, interval)
+
+    def shop_for(self, seconds: float = 10.0) -> str:
+        """Put and get objects through both front ends for a time; a table."""
+        if not self.stack.frontends:
+            raise LabError(f"the stack {self.stack.name} has no front ends: `python -m lab up --stack chef`")
+        return shop.table(shop.load(self.machines, seconds))
 
     def leaders(self) -> list[str]:
         """Every back end whose leaderl says that it leads, asked on the machine itself (a cut does not hide it)."""
@@ -165,12 +202,16 @@ class Lab:
 
     # ---- details
 
-    def _agreed(self, stack: Stack | None) -> Stack:
-        """The stack to have: what runs if nothing else is asked for. A running lab's stack can't be changed."""
+    def _running(self) -> Stack | None:
+        """The stack of the lab that is up, or None."""
         label = self.machines.stack()
-        running = None if label is None else Stack.from_label(label)
+        return None if label is None else Stack.from_label(label)
+
+    def _agreed(self, stack: Stack | None, default: Stack) -> Stack:
+        """The stack to have: what runs if nothing else is asked for. A running lab's stack can't be changed."""
+        running = self._running()
         if running is None:
-            return stack or Stack()
+            return stack or default
         if stack is not None and stack.label() != running.label():
             raise LabError(
                 f"the lab that runs is another stack ({json.dumps(running.label())}) than asked for "
@@ -189,6 +230,12 @@ class Lab:
             wheel = deployment.build_wheel()
         with self.progress.step("pillar"):
             deployment.write_pillar(wheel)
+        if SECRETS_BY_RUNNER:
+            with self.progress.step("secrets"):
+                outdated = deployment.make_secrets(wheel)
+            if outdated:
+                with self.progress.step("salt-master restarts with its new library"):
+                    self._salt.restart_master()
         if not apply:
             return True
         with self.progress.step("minions answer"):
@@ -201,8 +248,12 @@ class Lab:
                 self._salt.settle_master(process)
         with self.progress.step("salt '*' state.apply"):
             self.applied = {**self._salt.apply("*"), **first}
+        self.progress.say(timing.table(self.applied))
         with self.progress.step("minions answer"):
             self._salt.await_minions()
+        if stack.frontends:
+            with self.progress.step("a small service on the front ends"):
+                shop.install(self.machines)
         deployment.mark_current()
         return True
 
@@ -221,7 +272,7 @@ class Lab:
         found = self.machines.find(node)
         if found is None or found.status != "running":
             return False
-        return self.machines.run(node, ["sh", "-c", LEADER_QUESTION], 5).out.strip() == "200"
+        return self.machines.run(node, ["sh", "-c", LEADER_QUESTION], 5).rc == 0
 
 
 def named(name: str) -> Node:

@@ -8,14 +8,15 @@ import json
 import os
 import tarfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from .nodes import Machines
-from .progress import LabError
-from .topology import INTERFACE, MASTER, VIP, members
+from .stack import CHEF_SERVER_VERSION, CLUSTER, Stack, pillar
+from .topology import BACKENDS, MASTER, VIP, addresses
 
 PROJECT = Path(__file__).resolve().parent.parent
 SOURCE = "/srv/chefha"
@@ -24,63 +25,13 @@ PILLAR = "/srv/chefha-pillar"
 STATE = "/var/lib/chefha-lab"
 PYTHON = "/opt/saltstack/salt/bin/python"
 BUILDER = "/opt/wheel-builder/bin/python"
+FRONTEND_FILES = f"{SOURCE}/salt/chefha/frontend/files"
+STAND_IN = "chef-server-core.deb"
+# The master hands the secrets out by ext_pillar where chefha has a runner for that; else they stand in the pillar.
+SECRETS_BY_RUNNER = (PROJECT / "_runners/chefha.py").is_file()
 # Only what the machines use: the rest would make every edit of a test or a page a new deployment.
 LEFT_OUT = {"lab", "tests", "bench", "docs", "build", "dist", "scripts", "Makefile", "requirements.lock"}
 WHEEL_TIMEOUT = 180.0
-
-
-@dataclass(frozen=True)
-class Stack:
-    """What a lab is asked to be. `overrides`: (path below `chefha:` with colons, value) pairs for the pillar."""
-
-    postgresql: int = 17
-    profile: str = "fast"
-    overrides: tuple[tuple[str, Any], ...] = field(default=())
-
-    def label(self) -> dict[str, Any]:
-        """As plain data, in the form it comes back from JSON."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return plain
-
-    @classmethod
-    def from_label(cls, label: Mapping[str, Any]) -> Stack:
-        """The reverse of label()."""
-        pairs = tuple((str(path), value) for path, value in label.get("overrides", ()))
-        return cls(int(label.get("postgresql", 17)), str(label.get("profile", "fast")), pairs)
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """`a:b=c` as (path, value); the value is JSON if it reads as such, else text. LabError if there is no `=`."""
-    path, equals, value = text.partition("=")
-    if not equals or not path:
-        raise LabError(f"--set {text}: expected PATH=VALUE, such as postgresql:max_connections=100")
-    try:
-        return path, json.loads(value)
-    except ValueError:
-        return path, value
-
-
-def pillar(stack: Stack, secrets: Mapping[str, Any], wheel: str) -> dict[str, Any]:
-    """The pillar tree of the lab's cluster."""
-    tree: dict[str, Any] = {
-        "cluster": "lab",
-        "vip": VIP,
-        "vip_interface": INTERFACE,
-        "members": members(),
-        "profile": stack.profile,
-        "postgresql": {"version": stack.postgresql},
-        "wheel": wheel,
-        **secrets,
-    }
-    for path, value in stack.overrides:
-        *above, last = path.split(":")
-        place = tree
-        for name in above:
-            place = place.setdefault(name, {})
-            if not isinstance(place, dict):
-                raise LabError(f"--set {path}: {name} is a value, not a branch of the pillar")
-        place[last] = value
-    return {"chefha": tree}
 
 
 class Deployment:
@@ -90,7 +41,9 @@ class Deployment:
         self._machines = machines
         self._stack = stack
         self._archive, tree_hash = _archived(project)
-        self.hash = hashlib.sha256(f"{tree_hash}\0{json.dumps(stack.label(), sort_keys=True)}".encode()).hexdigest()
+        self._stand_in = stand_in() if stack.frontends else b""
+        parts = (tree_hash, json.dumps(stack.label(), sort_keys=True), hashlib.sha256(self._stand_in).hexdigest())
+        self.hash = hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def is_current(self) -> bool:
         """Whether the master has exactly this, and all states were applied with it."""
@@ -106,6 +59,9 @@ class Deployment:
             MASTER, ["sh", "-c", f"rm -rf {SOURCE} {STATE}/deployed && mkdir -p {SOURCE} {PILLAR} {STATE}"]
         )
         self._machines.put_tar(MASTER, SOURCE, self._archive)
+        if self._stand_in:
+            self._machines.check(MASTER, ["mkdir", "-p", FRONTEND_FILES])
+            self._machines.write(MASTER, {f"{FRONTEND_FILES}/{STAND_IN}": self._stand_in})
 
     def build_wheel(self) -> str:
         """Build the project's wheel on the master, which needs no network for it; return its file name."""
@@ -119,12 +75,36 @@ class Deployment:
         return self._machines.check(MASTER, ["sh", "-c", script], WHEEL_TIMEOUT).split()[-1]
 
     def write_pillar(self, wheel: str) -> None:
-        """Write top file and pillar, readable by root only: it holds the secrets."""
-        tree = pillar(self._stack, self._secrets(), wheel)
+        """Write top file and pillar, readable by root only: it may hold the secrets."""
+        more: dict[str, Any] = {"wheel": wheel}
+        if self._stand_in:
+            more["frontend"] = {
+                "source": f"salt://chefha/frontend/files/{STAND_IN}",
+                "checksum": f"sha256={hashlib.sha256(self._stand_in).hexdigest()}",
+                "chef_server_version": CHEF_SERVER_VERSION,
+            }
+        if not SECRETS_BY_RUNNER:
+            more |= self._secrets()
         # JSON is YAML; the first line keeps Jinja away from what may look like a template in a secret.
-        sls = "#!yaml\n" + json.dumps(tree, indent=2, sort_keys=True) + "\n"
+        sls = "#!yaml\n" + json.dumps(pillar(self._stack, **more), indent=2, sort_keys=True) + "\n"
         top = "#!yaml\n" + json.dumps({"base": {"*": ["chefha"]}}) + "\n"
         self._machines.write(MASTER, {f"{PILLAR}/chefha.sls": sls, f"{PILLAR}/top.sls": top}, mode=0o600)
+
+    def make_secrets(self, wheel: str) -> bool:
+        """Make the cluster's secrets on the master, which hands them out by ext_pillar (nodes.SECRETS_CONF).
+
+        That needs the library in the master's own Python. Return whether a running master has an older one in memory.
+        """
+        kept = f"{STATE}/wheel.sha256"
+        known = self._machines.run(MASTER, ["cat", kept], 10)
+        made = self._machines.check(MASTER, ["sha256sum", f"{WHEELS}/{wheel}"], 10)
+        if known.out != made:
+            install = "-m pip install -q --no-index --no-deps --force-reinstall --disable-pip-version-check"
+            self._machines.check(MASTER, [PYTHON, *install.split(), f"{WHEELS}/{wheel}"], WHEEL_TIMEOUT)
+        self._machines.check(MASTER, ["salt-run", "saltutil.sync_all"], 60)
+        self._machines.check(MASTER, ["salt-run", "chefha.secrets", f"cluster={CLUSTER}"], 60)
+        self._machines.write(MASTER, {kept: made})
+        return known.rc == 0 and known.out != made
 
     def _secrets(self) -> dict[str, Any]:
         """Passwords and certificates: made once per lab by chefha's own generator, kept on the master."""
@@ -135,11 +115,19 @@ class Deployment:
                 "import json, sys; sys.path.insert(0, sys.argv[1]); from chefha_core import secrets; "
                 "print(json.dumps(secrets.generate(json.loads(sys.argv[2]), sys.argv[3])))"
             )
-            arguments = [f"{SOURCE}/src", json.dumps(members()), VIP]
+            arguments = [f"{SOURCE}/src", json.dumps(addresses(BACKENDS)), VIP]
             text = self._machines.check(MASTER, [PYTHON, "-c", program, *arguments], 120)
             self._machines.write(MASTER, {f"{STATE}/secrets.json": text}, mode=0o600)
         made: dict[str, Any] = json.loads(text)
         return made
+
+
+def stand_in() -> bytes:
+    """The stand-in for Chef's own package, a .deb, always the same bytes; empty where this checkout has none."""
+    if find_spec("lab.standin") is None:
+        return b""
+    made: bytes = import_module("lab.standin").build(CHEF_SERVER_VERSION)
+    return made
 
 
 def _archived(project: Path) -> tuple[bytes, str]:

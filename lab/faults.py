@@ -16,12 +16,15 @@ from .nodes import Machines
 from .progress import LabError
 from .topology import BACKENDS, MASTER, Node
 
+# A table of its own, with chains far in front of those of chefha's firewall: what is dropped here is gone, the rest
+# goes on to that.
 TABLE = "inet chefha_lab"
 UNIT = "chefha-leaderl.service"
 DROPIN = f"/run/systemd/system/{UNIT}.d/lab.conf"
 # The oldest: all others are its children. Whoever started it.
 POSTMASTER = "$(pgrep -o -x postgres)"
 LEADERL = f"$(systemctl show -P MainPID {UNIT})"
+SEARCH = "$(systemctl show -P MainPID chefha-search.service)"
 STEP_TIMEOUT = 30.0
 FREEZE_TIMEOUT = 20.0
 
@@ -153,8 +156,15 @@ def _all_but_loopback(_: Node) -> dict[str, list[str]]:
 
 
 def _other_backends(node: Node) -> dict[str, list[str]]:
-    others = ", ".join(other.address for other in BACKENDS if other is not node)
-    return {"input": [f"ip saddr {{{others}}}"], "output": [f"ip daddr {{{others}}}"]}
+    others = [other for other in BACKENDS if other is not node]
+    sets = {
+        "ip": ", ".join(other.address for other in others),
+        "ip6": ", ".join(other.address6 for other in others),
+    }
+    return {
+        "input": [f"{family} saddr {{{addresses}}}" for family, addresses in sets.items()],
+        "output": [f"{family} daddr {{{addresses}}}" for family, addresses in sets.items()],
+    }
 
 
 def _etcd(_: Node) -> dict[str, list[str]]:
@@ -191,6 +201,10 @@ FAULTS = {
               _shell(_KEEP_DEAD), _shell(f"if [ -e {DROPIN} ]; then {_BRING_BACK}; fi"), _asks(f"[ -e {DROPIN} ]")),
         Fault("stop-leaderl", "leaderl hangs (SIGSTOP)",
               _shell(_signal("STOP", LEADERL)), _continue(LEADERL), _is_stopped(LEADERL)),
+        Fault("kill-search", "the search node is killed (kill -9); systemd starts it again",
+              _shell(_signal("KILL", SEARCH)), _nothing),
+        Fault("stop-search", "the search node hangs (SIGSTOP)",
+              _shell(_signal("STOP", SEARCH)), _continue(SEARCH), _is_stopped(SEARCH)),
         Fault("isolate", "every packet to and from the machine is lost",
               _cut("isolate", _all_but_loopback), _mend("isolate"), _is_cut("isolate")),
         Fault("cut-peers", "every packet to and from the other backends is lost",

@@ -1,7 +1,7 @@
-"""How this host reaches packages (mirror, proxy, CA bundle, pip's settings), handed to the image build.
+"""How this host reaches packages (mirror, proxy, CA bundle, pip's and Maven's settings), handed to the image build.
 
-Nothing of it is written into the project: it goes into the build context in memory, and only the build stage that is
-thrown away sees the CA bundle and pip's settings.
+Nothing of it is written into the project: it goes into the build context in memory, and only the build stages that are
+thrown away see the CA bundle and the settings.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 PIP_OPTIONS = ("index-url", "extra-index-url", "trusted-host", "proxy", "default-timeout", "timeout")
 APT_OPTIONS = ("Acquire::Check-Valid-Until", "Acquire::Check-Date", "Acquire::Retries")
+MAVEN_SETTINGS = Path.home() / ".m2/settings.xml"
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 CA_VARIABLES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
 
@@ -39,12 +40,13 @@ def build_args() -> dict[str, str]:
 
 
 def build_files() -> dict[str, bytes]:
-    """Files for the build context: `ca.pem` (empty without a CA bundle) and `pip.conf` (pip's own settings)."""
+    """Files for the build context, empty where the host has nothing to say: `ca.pem`, `pip.conf`, `settings.xml`."""
     settings = _pip_settings()
     bundle = next((os.environ[name] for name in CA_VARIABLES if os.environ.get(name)), settings.get("cert", ""))
     pem = Path(bundle).read_bytes() if bundle and Path(bundle).is_file() else b""
     kept = [f"{name} = {value}" for name, value in settings.items() if name in PIP_OPTIONS]
-    return {"ca.pem": pem, "pip.conf": "\n".join(["[global]", *kept, ""]).encode()}
+    maven = MAVEN_SETTINGS.read_bytes() if MAVEN_SETTINGS.is_file() else b""
+    return {"ca.pem": pem, "pip.conf": "\n".join(["[global]", *kept, ""]).encode(), "settings.xml": maven}
 
 
 def _pip_settings() -> dict[str, str]:

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -18,7 +19,7 @@ from docker.models.containers import Container
 from docker.types import IPAMConfig, IPAMPool
 
 from .progress import LabError, tail
-from .topology import GATEWAY, LABEL, MASTER, NETWORK, NODES, SUBNET, Node
+from .topology import GATEWAY, LABEL, MASTER, NETWORK, PREFIX6, SUBNET, Node
 
 STACK_LABEL = "chefha.lab.stack"
 BOOT_TIMEOUT = 90.0
@@ -44,6 +45,11 @@ file_roots: {base: [/srv/chefha/salt]}
 pillar_roots: {base: [/srv/chefha-pillar]}
 # Two cores are shared by the whole lab.
 worker_threads: 3
+"""
+
+SECRETS_CONF = """\
+ext_pillar:
+  - chefha_secrets: {}
 """
 
 
@@ -90,13 +96,13 @@ class Machines:
 
     # ---- making and removing
 
-    def create(self, image: str, stack: Mapping[str, Any]) -> list[Node]:
+    def create(self, nodes: Sequence[Node], image: str, stack: Mapping[str, Any]) -> list[Node]:
         """Make the network and the missing containers and start all that don't run; return those just made."""
         self._ensure_network()
-        made = [node for node in NODES if self.find(node) is None]
+        made = [node for node in nodes if self.find(node) is None]
         for node in made:
             self._create(node, image, stack)
-        for node in NODES:
+        for node in nodes:
             container = self.get(node)
             if container.status == "paused":
                 container.unpause()
@@ -127,6 +133,17 @@ class Machines:
         if found is None or found.status != "running":
             return "-"
         return self.run(node, ["systemctl", "is-system-running"], 10).out.strip() or "-"
+
+    def remove(self, node: Node) -> None:
+        """Throw a machine away, whatever it has; does nothing where there is none."""
+        if found := self.find(node):
+            found.remove(force=True, v=True)
+
+    def put_another(self, node: Node) -> None:
+        """Start a bare machine where one was removed, of the same kind as all the others."""
+        self._create(node, str(self.get(MASTER).attrs["Image"]), self.stack() or {})
+        self.start(node)
+        self.await_boot([node])
 
     def remove_all(self) -> tuple[int, int]:
         """Remove every container with its volumes, and the network; return how many of each."""
@@ -209,11 +226,21 @@ class Machines:
     def _ensure_network(self) -> None:
         if self._client.networks.list(names=[f"^{NETWORK}$"]):
             return
-        pool = IPAMConfig(pool_configs=[IPAMPool(subnet=SUBNET, gateway=GATEWAY)])
-        try:
-            self._client.networks.create(NETWORK, internal=True, ipam=pool, labels={LABEL: "network"})
-        except APIError as error:
-            raise LabError(f"network {NETWORK} ({SUBNET}): {error.explanation}") from error
+        failure = ""
+        # An engine without IPv6 makes a network without it: the machines then see to it themselves (machine/boot).
+        for with_ipv6 in (True, False):
+            try:
+                self._client.networks.create(
+                    NETWORK, internal=True, enable_ipv6=with_ipv6, ipam=_pools(with_ipv6), labels={LABEL: "network"}
+                )
+                return
+            except APIError as error:
+                failure = failure or str(error.explanation)
+        raise LabError(f"network {NETWORK} ({SUBNET}): {failure}")
+
+    def _has_ipv6(self) -> bool:
+        """Whether the engine gives the network's machines their IPv6 addresses."""
+        return any(network.attrs.get("EnableIPv6") for network in self._client.networks.list(names=[f"^{NETWORK}$"]))
 
     def _create(self, node: Node, image: str, stack: Mapping[str, Any]) -> None:
         """Make one container, not yet started, with what only this node has: identity and enabled units."""
@@ -227,13 +254,19 @@ class Machines:
         if str(self._client.info().get("CgroupVersion", "1")) == "1":
             # systemd needs the named hierarchy. With v2 the engine gives a namespace instead (machine/boot).
             host["binds"] = ["/sys/fs/cgroup:/sys/fs/cgroup:ro"]
-        endpoint = api.create_endpoint_config(ipv4_address=node.address, aliases=[node.name])
+        own: dict[str, Any] = {"ipv4_address": node.address}
+        if self._has_ipv6():
+            own["ipv6_address"] = node.address6
+        elif Path("/proc/sys/net/ipv6").is_dir():
+            host["sysctls"] = {"net.ipv6.conf.all.disable_ipv6": "0"}
+        endpoint = api.create_endpoint_config(**own, aliases=[node.name])
         network: Any = {NETWORK: endpoint}  # the SDK's stubs know only one endpoint here
         try:
             api.create_container(
                 image,
                 name=node.container,
                 hostname=node.name,
+                environment={"LAB_IPV6": node.address6},
                 labels={LABEL: "node", STACK_LABEL: json.dumps(dict(stack), sort_keys=True)},
                 host_config=api.create_host_config(**host),
                 networking_config=api.create_networking_config(network),
@@ -244,8 +277,16 @@ class Machines:
         self.write(node, {"/etc/machine-id": uuid.uuid4().hex + "\n", "/etc/salt/minion.d/lab.conf": MINION_CONF})
         self.write(node, {"/etc/salt/minion_id": node.name})
         if node is MASTER:
-            self.write(node, {"/etc/salt/master.d/lab.conf": MASTER_CONF})
+            conf = "/etc/salt/master.d"
+            self.write(node, {f"{conf}/lab.conf": MASTER_CONF, f"{conf}/chefha-secrets.conf": SECRETS_CONF})
         self.put_tar(node, "/etc/systemd/system", _enabling(node.services))
+
+
+def _pools(with_ipv6: bool) -> IPAMConfig:
+    pools = [IPAMPool(subnet=SUBNET, gateway=GATEWAY)]
+    if with_ipv6:
+        pools.append(IPAMPool(subnet=f"{PREFIX6}/64", gateway=f"{PREFIX6}1"))
+    return IPAMConfig(pool_configs=pools)
 
 
 def _enabling(services: Sequence[str]) -> bytes:

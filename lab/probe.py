@@ -8,27 +8,22 @@ from __future__ import annotations
 
 import itertools
 import json
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from .nodes import Machines
-from .progress import LabError, tail
-from .topology import CLIENT, INTERFACE, MASTER, VIP, WATCH, Node
+from .program import FOLDER, SETTLE, Program, put_programs
+from .progress import LabError
+from .topology import BACKENDS, CLIENT, INTERFACE, VIP, WATCH, Node
 
-INSIDE = Path(__file__).parent / "inside"
-# Not below /run: the engine cannot put files into a tmpfs of a machine.
-FOLDER = "/var/lib/lab-probe"
 MAX_SECONDS = 600.0
-READY_TIMEOUT = 60.0
-SETTLE = 60.0
 FORGETFUL_INTERVAL = 0.1
 SUMMARY_WIDTH = 42
+SETTINGS = "/etc/chefha/settings.json"
 
 
 @dataclass(frozen=True)
@@ -130,40 +125,6 @@ class Probe:
         return self._result
 
 
-class _Program(threading.Thread):
-    """A program of lab/inside in a machine, waited for on a thread of its own."""
-
-    def __init__(self, machines: Machines, node: Node, file: str, job: Mapping[str, Any], password: str = "") -> None:
-        super().__init__(daemon=True)
-        self._machines, self._node, self._file = machines, node, file
-        self._command = ["python3", "-m", f"{INSIDE.name}.{file}", json.dumps(job)]
-        self._env = {"PGPASSWORD": password, "PYTHONPATH": FOLDER, "PYTHONDONTWRITEBYTECODE": "1"}
-        self._limit = float(job.get("seconds", 0)) + 3 * SETTLE
-        self._answer: dict[str, Any] | None = None
-        self._failure = "did not end"
-
-    def run(self) -> None:
-        try:
-            ran = self._machines.run(self._node, self._command, self._limit, self._env)
-            if ran.rc:
-                self._failure = f"ended with {ran.rc}\n{tail(ran.text)}"
-            else:
-                self._answer = json.loads(ran.out)
-        except (LabError, ValueError) as error:
-            self._failure = str(error)
-
-    def outcome(self) -> dict[str, Any]:
-        """Wait for the end; the program's answer, or LabError."""
-        self.join(self._limit + 30)
-        if self._answer is None:
-            raise LabError(f"{self._file} on {self._node.name}: {self._failure}")
-        return self._answer
-
-    def failed(self) -> bool:
-        """Whether it has ended without an answer."""
-        return not self.is_alive() and self._answer is None
-
-
 @contextmanager
 def running(machines: Machines, seconds: float = 20.0, interval: float = 0.01) -> Iterator[Probe]:
     """Start the probe, give the block a Probe once writes are acknowledged, stop it after the block.
@@ -176,17 +137,16 @@ def running(machines: Machines, seconds: float = 20.0, interval: float = 0.01) -
     run = uuid.uuid4().hex[:8]
     stop = f"{FOLDER}/{run}.stop"
     for node in (CLIENT, WATCH):
-        machines.check(node, ["mkdir", "-p", f"{FOLDER}/{INSIDE.name}"])
-        machines.write(node, {f"{FOLDER}/{INSIDE.name}/{path.name}": path.read_bytes() for path in INSIDE.glob("*.py")})
+        put_programs(machines, node)
     common = {"vip": VIP, "user": user, "interface": INTERFACE, "seconds": seconds, "settle": SETTLE, "stop": stop}
     probe = Probe(seconds, stop)
     programs = []
 
-    def start(node: Node, file: str, job: Mapping[str, Any], ready: str) -> _Program:
-        program = _Program(machines, node, file, {**job, "ready": ready}, password)
+    def start(node: Node, file: str, job: Mapping[str, Any], ready: str) -> Program:
+        program = Program(machines, node, file, {**job, "ready": ready}, password)
         program.start()
         programs.append(program)
-        _await(machines, node, ready, program)
+        program.await_ready(ready, "no write went through the VIP")
         return program
 
     try:
@@ -203,7 +163,7 @@ def running(machines: Machines, seconds: float = 20.0, interval: float = 0.01) -
             program.join(seconds + 3 * SETTLE)
     written = writer.outcome()
     probe._result = ProbeResult(written["began_at"], assess(written), assess(forgetful.outcome()), _arp(arp.outcome()))
-    dropping = _Program(machines, CLIENT, "probe_client", {**common, "action": "drop", "settle": 10}, password)
+    dropping = Program(machines, CLIENT, "probe_client", {**common, "action": "drop", "settle": 10}, password)
     dropping.start()
     dropping.join(30)
 
@@ -292,18 +252,13 @@ def _arp(raw: Mapping[str, Any]) -> Arp:
 
 
 def login(machines: Machines) -> tuple[str, str]:
-    """The front ends' role and password, from the pillar the lab wrote (JSON below one line)."""
-    text = machines.check(MASTER, ["tail", "-n", "+2", "/srv/chefha-pillar/chefha.sls"], 10)
-    tree = json.loads(text)["chefha"]
-    return str(tree["postgresql"].get("db_superuser", "chef_pgsql")), str(tree["secrets"]["superuser_password"])
-
-
-def _await(machines: Machines, node: Node, file: str, program: _Program) -> None:
-    """Wait for a program's sign that it is at work; LabError if it ends or READY_TIMEOUT (s) passes before."""
-    deadline = time.monotonic() + READY_TIMEOUT
-    while machines.run(node, ["test", "-e", file], 10).rc:
-        if program.failed():
-            program.outcome()
-        if time.monotonic() > deadline:
-            raise LabError(f"{node.name}: no write went through the VIP within {READY_TIMEOUT:.0f} s")
-        time.sleep(0.05)
+    """The front ends' role and password, from the settings that the states wrote on a member that runs."""
+    for node in BACKENDS:
+        found = machines.find(node)
+        if found is None or found.status != "running":
+            continue
+        ran = machines.run(node, ["cat", SETTINGS], 10)
+        if ran.rc == 0:
+            tree = json.loads(ran.out)
+            return str(tree["postgresql"]["db_superuser"]), str(tree["secrets"]["superuser_password"])
+    raise LabError(f"no member that runs has {SETTINGS}: the states were not applied (`python -m lab up`)")

@@ -10,7 +10,7 @@ from typing import Any
 
 from .nodes import Machines
 from .progress import LabError, tail
-from .topology import MASTER, MINIONS, Node
+from .topology import MASTER, Node
 
 PENDING = "/etc/salt/pki/master/minions_pre"
 ACCEPTED = "/etc/salt/pki/master/minions"
@@ -26,10 +26,11 @@ LOG_LINES = 20
 
 
 class Salt:
-    """Keys, functions and states through the lab's master."""
+    """Keys, functions and states through the lab's master, which has these `minions`."""
 
-    def __init__(self, machines: Machines) -> None:
+    def __init__(self, machines: Machines, minions: Sequence[Node]) -> None:
         self._machines = machines
+        self._minions = minions
 
     def call(self, args: Sequence[str], timeout: float = 60) -> dict[str, Any]:
         """Run `salt ARGS` on the master; return what each minion answered, for at most `timeout` seconds.
@@ -46,9 +47,18 @@ class Salt:
             raise LabError(f"salt {' '.join(args)} ended with {ran.rc} and no answer\n{tail(ran.text)}")
         return answer
 
+    def forget_key(self, node: Node) -> None:
+        """Delete a minion's key: the machine that had it is gone."""
+        self._machines.check(MASTER, ["salt-key", "-y", "-d", node.name])
+
+    def restart_master(self) -> None:
+        """Restart the master, and wait until every minion answers through it."""
+        self._machines.check(MASTER, ["systemctl", "restart", "salt-master.service"], RESTART_TIMEOUT)
+        self.await_minions()
+
     def accept_keys(self) -> None:
         """Accept the key of each of the lab's own minions as they ask, and no other's."""
-        wanted = {node.name for node in MINIONS}
+        wanted = {node.name for node in self._minions}
         deadline = time.monotonic() + KEYS_TIMEOUT
         while missing := wanted - self._names(ACCEPTED):
             for name in sorted(missing & self._names(PENDING)):
@@ -66,7 +76,7 @@ class Salt:
         while True:
             ran = self._machines.run(MASTER, ["salt", "--out=json", "--static", "-t", "5", "*", "test.ping"], 40)
             answers = parse(ran.out) or {}
-            silent = [node for node in MINIONS if answers.get(node.name) is not True]
+            silent = [node for node in self._minions if answers.get(node.name) is not True]
             if not silent:
                 return
             if time.monotonic() > deadline:
@@ -79,7 +89,7 @@ class Salt:
 
         A minion that gave no answer at all is asked once more: an answer gets lost where the master restarts.
         """
-        expected = [node.name for node in MINIONS] if target == "*" else [target]
+        expected = [node.name for node in self._minions] if target == "*" else [target]
         answers = self.call([target, "state.apply", *more], APPLY_TIMEOUT)
         if silent := [failure.minion for failure in failures(answers, expected) if failure.silent]:
             self.await_minions()
@@ -109,14 +119,15 @@ class Salt:
                 raise LabError(f"{RESTART_UNIT} is not done after {RESTART_TIMEOUT:.0f} s")
             time.sleep(0.3)
         if self.master_process() == process:
-            self._machines.check(MASTER, ["systemctl", "restart", "salt-master.service"], RESTART_TIMEOUT)
-        self.await_minions()
+            self.restart_master()
+        else:
+            self.await_minions()
 
     def _connected(self) -> bool:
         """Whether each minion has a connection to the master's port 4505."""
         peers = self._machines.run(MASTER, ["ss", "-Htn", "state", "established", "sport = :4505"], 10).out
         far_ends = _last_columns(peers)
-        return all(f"{node.address}:" in far_ends for node in MINIONS)
+        return all(f"{node.address}:" in far_ends for node in self._minions)
 
     def _names(self, folder: str) -> set[str]:
         return set(self._machines.run(MASTER, ["ls", folder], 10).out.split())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,8 @@ POSTGRES_QUESTION = (
     "SELECT pg_is_in_recovery(), "
     "(SELECT string_agg(application_name, ' ' ORDER BY 1) FROM pg_stat_replication WHERE state = 'streaming')"
 )
+# leaderl serves over TLS; without `tls:enabled` it does not. A shell function that takes a URL without its scheme.
+ASK_LEADERL = 'leaderl() { url=$1; shift; curl -sk "$@" "https://$url" || curl -s "$@" "http://$url"; }'
 # One shell per look: `key=value` lines, what can't be asked is left out. Not the wrapper /usr/bin/psql: it is Perl.
 SCRIPT = f"""
 cd /
@@ -37,14 +39,16 @@ curl -s --max-time 2 --cacert $tls/ca.crt --cert $tls/server.crt --key $tls/serv
 [ -n "$(ss -Htn state established dst {MASTER.address} dport = 4505)" ] && echo master=yes
 exit 0
 """
+# What a machine's own search node knows of its cluster.
+SEARCH_SCRIPT = 'curl -s --max-time 3 "http://$1:9200/_cluster/health?local=true"'
 # Asked from a client's place until somebody else than $1 leads behind the VIP: one process, and little work.
 AWAIT_SCRIPT = f"""
+{ASK_LEADERL}
 while :; do
-  said=$(curl -s --max-time 0.5 http://{VIP}:7331/status)
+  said=$(leaderl {VIP}:7331/status --max-time 0.5)
   name=$(printf %s "$said" | grep -o '"name": *"[^"]*"' | head -n 1 | cut -d '"' -f 4)
   if [ -n "$name" ] && [ "$name" != "$1" ]; then
-    code=$(curl -s -o /dev/null -w '%{{http_code}}' --max-time 0.5 http://{VIP}:7331/leader)
-    [ "$code" = 200 ] && {{ echo "$name"; exit 0; }}
+    leaderl {VIP}:7331/leader --max-time 0.5 -f -o /dev/null && {{ echo "$name"; exit 0; }}
   fi
   sleep 0.1
 done
@@ -104,6 +108,17 @@ class Witness:
         self.await_true(problems, timeout, "the cluster did not converge")
         return round(time.monotonic() - began, 1)
 
+    def await_search(self, nodes: int = 3, timeout: float = 120.0) -> float:
+        """Wait until so many search nodes run, each in a green cluster of just these; the seconds it took."""
+        began = time.monotonic()
+
+        def problems() -> list[str]:
+            with ThreadPoolExecutor(len(BACKENDS)) as pool:
+                return why_no_search(list(pool.map(self._search_of, BACKENDS)), nodes)
+
+        self.await_true(problems, timeout, "search did not become whole")
+        return round(time.monotonic() - began, 1)
+
     def await_new_leader(self, old: str, timeout: float) -> str:
         """Wait until another one than `old` leads behind the VIP, seen from a client; its name. LabError if in vain."""
         ran = self._machines.run(CLIENT, ["sh", "-c", AWAIT_SCRIPT, "sh", old], timeout)
@@ -118,6 +133,16 @@ class Witness:
             if time.monotonic() > deadline:
                 raise LabError(f"{what} within {timeout:g} s: {'; '.join(found)}\n{in_words(self.look())}")
             time.sleep(PAUSE)
+
+    def _search_of(self, node: Node) -> dict[str, Any]:
+        """The health of the cluster as this machine's search node knows it; empty if it does not answer."""
+        container = self._machines.find(node)
+        if container is None or container.status != "running":
+            return {}
+        try:
+            return _json(self._machines.run(node, ["sh", "-c", SEARCH_SCRIPT, "sh", node.address], LOOK_TIMEOUT).out)
+        except LabError:  # it went down while it was asked
+            return {}
 
     def _look_at(self, node: Node) -> Seen:
         container = self._machines.find(node)
@@ -168,6 +193,16 @@ def why_not_converged(rows: Sequence[Seen]) -> list[str]:
             problems.append(f"etcd of {row.name} is not healthy")
         if not row.master:
             problems.append(f"the minion of {row.name} is not connected")
+    return problems
+
+
+def why_no_search(healths: Sequence[Mapping[str, Any]], nodes: int) -> list[str]:
+    """Why these are not so many search nodes that form one green cluster; empty if they are. Pure."""
+    answers = [health for health in healths if "number_of_nodes" in health]
+    problems = [] if len(answers) == nodes else [f"{len(answers)} of {nodes} search nodes answer"]
+    for health in answers:
+        if (health["number_of_nodes"], health.get("status")) != (nodes, "green"):
+            problems.append(f"one knows {health['number_of_nodes']} nodes and is {health.get('status')}")
     return problems
 
 

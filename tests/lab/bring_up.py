@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.api import Lab, Stack
-from lab.topology import BACKENDS, MASTER
 from lab.witness import Seen, Witness
 
 APPLY_TIMEOUT = 600.0
-NODES = (MASTER.name, *(node.name for node in BACKENDS))
 #: what a state could change on a machine: files of ours and of packages, packages, the library in Salt's Python, units
 #: (_schedule.conf is the minion's own: it writes it when it connects)
 FINGERPRINT = """
@@ -48,9 +46,14 @@ def from_nothing(lab: Lab, stack: Stack) -> BringUp:
     return BringUp(promised, dict(lab.applied), before, after, Witness(lab.machines).look())
 
 
+def minions(lab: Lab) -> list[str]:
+    """The machines that states are applied to."""
+    return [node.name for node in lab.stack.minions]
+
+
 def fingerprints(lab: Lab) -> dict[str, str]:
     """A hash per machine of everything that states may change."""
-    return {name: lab.exec(name, FINGERPRINT)[1].strip() for name in NODES}
+    return {name: lab.exec(name, FINGERPRINT)[1].strip() for name in minions(lab)}
 
 
 def states(answer: Any) -> dict[str, Mapping[str, Any]]:

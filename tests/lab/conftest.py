@@ -1,6 +1,8 @@
 """A real cluster for the tests, one per stack: all tests of a stack run together.
 
-CHEFHA_LAB_STACKS=17     which majors of PostgreSQL, with commas between (17,13)
+The tests marked `everywhere` run on each stack, all others on the first one only.
+
+CHEFHA_LAB_STACKS=newest which stacks (lab/stack.py), with commas between (chef,newest,elasticsearch)
 CHEFHA_KEEP_LAB=1        leave the last lab up
 CHEFHA_REUSE_LAB=1       use the lab that runs, without bringing it up from nothing (which is then not tested)
 """
@@ -12,29 +14,37 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from lab.api import Lab, Stack
+from lab.api import STACKS, Lab, Stack
 from lab.witness import Witness
 from tests.lab.bring_up import BringUp, from_nothing
 
 # The engine's every request would bury what a failed test has to say.
 logging.getLogger("urllib3").setLevel(logging.INFO)
-STACKS = [int(major) for major in os.environ.get("CHEFHA_LAB_STACKS", "17,13").split(",")]
+ASKED_FOR = [STACKS[name] for name in os.environ.get("CHEFHA_LAB_STACKS", "chef,newest,elasticsearch").split(",")]
 
 
-@pytest.fixture(scope="session", params=STACKS, ids=lambda major: f"postgresql-{major}")
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Which stacks a test runs on."""
+    if "brought_up" in metafunc.fixturenames:
+        everywhere = any(mark.name == "everywhere" for mark in metafunc.definition.iter_markers())
+        stacks = ASKED_FOR if everywhere else ASKED_FOR[:1]
+        metafunc.parametrize("brought_up", stacks, ids=lambda stack: stack.name, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def brought_up(request: pytest.FixtureRequest) -> Iterator[tuple[Lab, BringUp | None]]:
-    """The lab with this major of PostgreSQL, and what was seen while it came up."""
+    """The lab with this stack, and what was seen while it came up."""
     lab = Lab()
     if os.environ.get("CHEFHA_REUSE_LAB"):
         running = lab.machines.stack()
-        if running is None or Stack.from_label(running).postgresql != request.param:
-            pytest.skip(f"the lab that runs has not PostgreSQL {request.param}")
+        if running is None or Stack.from_label(running).name != request.param.name:
+            pytest.skip(f"the lab that runs is not the stack {request.param.name}")
         lab.heal_all()
         yield lab, None
         return
     lab.down()
     try:
-        yield lab, from_nothing(lab, Stack(postgresql=request.param))
+        yield lab, from_nothing(lab, request.param)
     finally:
         if not os.environ.get("CHEFHA_KEEP_LAB"):
             lab.down()

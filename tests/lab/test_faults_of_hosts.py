@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from lab.api import Lab
 from lab.topology import MASTER
 from lab.witness import Witness
@@ -12,6 +13,7 @@ from tests.lab.story import HICCUP, under_load
 BLACKOUT = 60.0
 
 
+@pytest.mark.everywhere
 def test_f14_leader_loses_power_and_salt_reacts(lab: Lab, witness: Witness) -> None:
     """F14: another one takes over, by a reaction that stands in the master's job cache with steps and seconds."""
     before = jobs(lab, CONVERGE)

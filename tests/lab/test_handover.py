@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from lab.api import Lab
 from lab.topology import BACKENDS
 from lab.witness import Witness, others
@@ -31,6 +32,7 @@ def assert_refused(lab: Lab, witness: Witness, node: str, *words: str) -> None:
     assert max(row.epoch for row in witness.look()) == epoch
 
 
+@pytest.mark.everywhere
 def test_f51_hand_over_under_load_there_and_back(lab: Lab, witness: Witness) -> None:
     """F51: each way one command, nothing lost, and the verb tells its steps and seconds."""
     with under_load(lab, outage=HICCUP) as story:

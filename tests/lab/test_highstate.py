@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
 from lab.api import Lab
 from lab.topology import BACKENDS
 from lab.witness import Witness, in_words, why_not_converged
-from tests.lab.bring_up import APPLY_TIMEOUT, NODES, BringUp, did_change, failed, states, would_change
+from tests.lab.bring_up import APPLY_TIMEOUT, BringUp, did_change, failed, minions, states, would_change
 
 #: states that change nothing themselves: by the time they are reached there may be nothing left to wait for
 WAITS = {"chefha_etcd_healthy (chefha)", "chefha_member_healthy (chefha)"}
+pytestmark = pytest.mark.everywhere
 
 
-def test_highstate_from_nothing_makes_a_whole_cluster(bring_up: BringUp) -> None:
+def test_highstate_from_nothing_makes_a_whole_cluster(lab: Lab, bring_up: BringUp) -> None:
     """One highstate on bare machines: one leader with the VIP, two followers streaming from it."""
-    for minion in NODES:
+    for minion in minions(lab):
         assert not failed(bring_up.came_true[minion])
     assert not why_not_converged(bring_up.found), in_words(bring_up.found)
 
@@ -23,9 +25,9 @@ def test_test_mode_changes_nothing(bring_up: BringUp) -> None:
     assert bring_up.before_test == bring_up.after_test
 
 
-def test_test_mode_told_the_truth(bring_up: BringUp) -> None:
+def test_test_mode_told_the_truth(lab: Lab, bring_up: BringUp) -> None:
     """What test=True announced on bare machines (None) is exactly what the first highstate changed."""
-    for minion in NODES:
+    for minion in minions(lab):
         promised, came_true = would_change(bring_up.promised[minion]), did_change(bring_up.came_true[minion])
         assert not failed(bring_up.promised[minion])
         assert promised - came_true - WAITS == set(), f"{minion}: announced, but nothing changed"
@@ -36,7 +38,7 @@ def test_second_highstate_changes_nothing(lab: Lab, witness: Witness) -> None:
     """Once is enough: the second highstate changes nothing anywhere, and the leader goes on leading."""
     before = witness.look()
     answers = lab.salt("*", "state.apply", timeout=APPLY_TIMEOUT)
-    for minion in NODES:
+    for minion in minions(lab):
         assert not failed(answers[minion])
         changes = {name: states(answers[minion])[name]["changes"] for name in did_change(answers[minion])}
         assert not changes, f"{minion}: {changes}"
