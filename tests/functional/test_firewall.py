@@ -185,7 +185,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a front end that is a master": ({}, ("frontend", "master")),
     "front ends ask the members": ({"frontend": {"way": "members"}}, ("backend",)),
     "an etcd of one's own": ({"etcd_endpoints": ["http://192.0.2.50:2379"]}, ("backend",)),
-    "no search": ({"search": {"flavor": "none"}}, ("backend",)),
+    "no search": ({"search": {"flavor": "none"}, "frontend": {"check_versions": False}}, ("backend",)),
     "no front ends": ({"frontends": {}}, ("backend",)),
     "other ports": ({"postgresql": {"port": 3389}, "leaderl": {"http_port": 7332}}, ("backend",)),
     "more ports": ({"firewall": {"open_ports": [22, 111], "frontend_ports": []}}, ("backend",)),
