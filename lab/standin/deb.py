@@ -52,6 +52,7 @@ WantedBy=multi-user.target
 
 def build(folder: Path, version: str = VERSION) -> Path:
     """The package as a file in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         tree = Path(name)
         tree.chmod(0o755)

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from typing import Any
 import psycopg2
 import pytest
 from lab.inside import pgwire
+from lab.standin import deb
 from tests.functional.pg_cluster import MEMBERS, PASSWORD, SUPERUSER, Node, cluster, usable
 
 from chefha_core.chef_server import chef_server_rb
@@ -260,3 +262,40 @@ def test_the_second_way_in_writes_chefs_haproxy(stage: Stage, tmp_path: Path) ->
         f"server backend2 127.0.0.3:{front.settings.postgresql.port} check port 7331",
     ):
         assert line in text
+
+
+@pytest.mark.parametrize(
+    ("form", "version"),
+    [("classic", "12.19.31"), ("elasticsearch", "15.10.117"), ("opensearch", "15.10.117"), ("members", "15.10.117")],
+)
+def test_ruby_reads_every_form_as_it_was_meant(tmp_path: Path, form: str, version: str) -> None:
+    golden = Path(__file__).resolve().parents[1] / f"unit/chef_server/{form}.rb"
+    shown = json.loads(read_by_ruby(tmp_path, golden.read_text(), version).stdout)
+    assert shown["fqdn"] == shown["api_fqdn"] == "chef.example.com"
+    assert shown["postgresql"]["db_superuser_password"] == 'it\'s #{`id`} \\ "so"'
+    assert shown["bookshelf"]["storage_type"] == "sql"
+    assert shown["use_chef_backend"] is (form == "members")
+
+
+@pytest.mark.parametrize(
+    "line", ["postgresql['vipp'] = 'x'", "no_such_setting 1", "opensearch['external'] = true", "1 +"]
+)
+def test_the_stand_in_fails_on_what_chef_does_not_know(tmp_path: Path, line: str) -> None:
+    done = read_by_ruby(tmp_path, f'fqdn "x"\n{line}\n', "12.19.31")
+    assert done.returncode == 1 and "Error loading file" in done.stderr and "chef-server.rb" in done.stderr
+
+
+def read_by_ruby(root: Path, text: str, version: str) -> subprocess.CompletedProcess[str]:
+    """What chef-server-ctl of this release makes of a chef-server.rb."""
+    file = root / "etc/opscode/chef-server.rb"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    environment = {"PATH": "/usr/bin:/bin", "CHEF_STANDIN_ROOT": str(root), "CHEF_STANDIN_VERSION": version}
+    return subprocess.run(["ruby", STANDIN, "show-config"], env=environment, capture_output=True, text=True, timeout=20)
+
+
+def test_the_package_of_the_stand_in_is_built_the_same_each_time(tmp_path: Path) -> None:
+    packages = [deb.build(tmp_path), deb.build(tmp_path / "again")]
+    assert packages[0].read_bytes() == packages[1].read_bytes()
+    about = subprocess.run(["dpkg-deb", "-f", packages[0]], capture_output=True, text=True, check=True).stdout
+    assert "Package: chef-server-core" in about and "stand-in" in about and "not Chef Infra Server" in about
