@@ -1,4 +1,4 @@
-"""PostgreSQL's passwords follow the settings: at each start of leaderl, and in the database when a node begins to lead."""
+"""PostgreSQL's passwords follow the settings: when leaderl starts, and in the database when a node begins to lead."""
 
 from __future__ import annotations
 
