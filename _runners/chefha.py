@@ -44,7 +44,7 @@ def secrets(cluster="chefha", rotate=""):
         made = store.make()
     except ValueError as error:
         __context__["retcode"] = 1
-        return f"chefha.secrets: {error}"  # an exception here would be shown with its stack
+        return {"error": f"chefha.secrets: {error}", "retcode": 1}  # an exception would be shown with its stack
     if not made:
         return {"folder": str(store.folder), "made": [], "comment": "all secrets were there already: nothing changed"}
     return {"folder": str(store.folder), "made": made, "next": core.APPLY}
