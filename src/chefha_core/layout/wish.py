@@ -15,14 +15,15 @@ UNITS = "/etc/systemd/system"
 class Wish:
     """One call of a Salt state.
 
-    ``restart`` names a unit to restart if an earlier wish of the layout changed something; a wish with
-    ``after_change`` is carried out only then.
+    ``restart`` names a unit to restart if an earlier wish of the layout changed something, ``in_turn``: one member
+    after the other; a wish with ``after_change`` is carried out only then.
     """
 
     state: str
     arguments: Mapping[str, Any]
     restart: str = ""
     after_change: bool = False
+    in_turn: bool = False
 
 
 def text_file(path: str, text: str, owner: str = "root", mode: str = "0644", secret: bool = False) -> Wish:
@@ -46,9 +47,9 @@ def masked(unit: str) -> Wish:
     return Wish("file.symlink", {"name": f"{UNITS}/{unit}", "target": "/dev/null", "force": True})
 
 
-def running(unit: str) -> Wish:
-    """Started now and at boot, restarted when its files changed."""
-    return Wish("service.running", {"name": unit, "enable": True}, restart=unit)
+def running(unit: str, in_turn: bool = False) -> Wish:
+    """Started now and at boot, restarted when its files changed; ``in_turn``: one member after the other."""
+    return Wish("service.running", {"name": unit, "enable": True}, restart=unit, in_turn=in_turn)
 
 
 def stopped(unit: str) -> Wish:

@@ -9,7 +9,7 @@ prints them.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from chefha_core.parts.etcd_hedge import Transport
@@ -59,6 +59,8 @@ __all__ = [
 
 #: gRPC's code for "there is no such lease"
 _NOT_FOUND = 5
+#: gRPC's code for what cannot be as things are, such as a question about a user who does not exist
+_NO_SUCH_USER = 9
 
 
 class EtcdClient:
@@ -170,17 +172,7 @@ class EtcdClient:
     def members(self, *, timeout: float | None = None) -> tuple[EtcdMember, ...]:
         """etcd's own list of members, sorted by name."""
         answer = self.call("/v3/cluster/member/list", {}, timeout)
-        found = [
-            EtcdMember(
-                _hex(member.get("ID", 0)),
-                member.get("name", ""),
-                tuple(member.get("peerURLs", ())),
-                tuple(member.get("clientURLs", ())),
-                bool(member.get("isLearner", False)),
-            )
-            for member in answer.get("members", ())
-        ]
-        return tuple(sorted(found, key=lambda member: (member.name, member.id_hex)))
+        return decode_members(answer.get("members", ()))
 
     def status(self, endpoint: str, *, timeout: float | None = None) -> EtcdStatus:
         """What the member behind ``endpoint`` (one of the client's) says of itself; needs no quorum."""
@@ -219,7 +211,24 @@ class EtcdClient:
         answer = self.call("/v3/maintenance/alarm", {"action": "GET"}, timeout)
         return tuple(EtcdAlarm(_hex(a.get("memberID", 0)), a.get("alarm", "NONE")) for a in answer.get("alarms", ()))
 
+    # ---- the user
+
+    def logs_in(self, *, timeout: float | None = None) -> bool:
+        """True if authentication is on and accepts this client's user, False if it is off; else NotAccepted."""
+        try:
+            self.call("/v3/auth/user/get", {"name": self.login.user}, timeout)
+        except EtcdRefused as refusal:
+            if refusal.code != _NO_SUCH_USER:
+                raise
+        return self.login.has_token
+
     # ---- the gateway's JSON
+
+    def ask_one(
+        self, endpoint: str, path: str, body: Mapping[str, Any], timeout: float | None = None
+    ) -> dict[str, Any]:
+        """The answer of the member behind ``endpoint`` to any question of the gateway."""
+        return self._transport.ask_one(endpoint, path, body, self._seconds(timeout))
 
     def call(self, path: str, body: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
         """The answer of some member to any question of the gateway."""
@@ -267,6 +276,21 @@ def decode_kv(kv: Mapping[str, Any], prefix: str) -> KeyValue:
         int(kv.get("version", 0)),
         int(kv.get("lease", 0)),
     )
+
+
+def decode_members(said: Iterable[Mapping[str, Any]]) -> tuple[EtcdMember, ...]:
+    """etcd's list of members, sorted by name, from the gateway or from a member's peer port."""
+    found = [
+        EtcdMember(
+            _hex(member.get("ID", member.get("id", 0))),
+            member.get("name", ""),
+            tuple(member.get("peerURLs", ())),
+            tuple(member.get("clientURLs", ())),
+            bool(member.get("isLearner", False)),
+        )
+        for member in said
+    ]
+    return tuple(sorted(found, key=lambda member: (member.name, member.id_hex)))
 
 
 def _succeeded(answer: Mapping[str, Any]) -> bool:

@@ -41,6 +41,11 @@ class Login:
         """What to show this member; "" for nothing."""
         return self._tokens.get(endpoint, self._newest)
 
+    @property
+    def has_token(self) -> bool:
+        """True if etcd has accepted the user, and nothing else since."""
+        return bool(self._newest)
+
     def ask(
         self, pool: urllib3.HTTPConnectionPool, path: str, body: Mapping[str, Any], attempt: Attempt
     ) -> dict[str, Any]:
