@@ -237,6 +237,38 @@ def etcd_problem():
     return _verb("member").etcd_problem(*_node())
 
 
+def etcd_access():
+    """
+    etcd's users as the pillar wants them, and authentication on; returns what was changed, nothing if all was so.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt be1 chefha.etcd_access
+    """
+    return _run("etcd_access", "establish", *_node())
+
+
+def restart_in_turn(unit, timeout=300):
+    """
+    Restart a service of this node while no other member restarts its own, and only if theirs are well. Returns what
+    happened.
+
+    unit
+        chefha-etcd.service, or another of which ``chefha_core.verbs.in_turn`` knows when it is well.
+    timeout
+        Seconds it may take, the wait for the other members included.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' chefha.restart_in_turn chefha-etcd.service
+    """
+    return _run("in_turn", "restart_in_turn", *_node(), str(unit), _seconds("timeout", timeout))
+
+
 def member_problem():
     """
     Why this node is neither the leader nor a streaming follower, as a sentence; empty if it is.

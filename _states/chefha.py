@@ -226,6 +226,30 @@ def etcd_healthy(name, timeout=120):
     return _await(name, "chefha.await_etcd", "chefha.etcd_problem", timeout)
 
 
+def etcd_access(name):
+    """
+    etcd asks everybody for a user: the members have one for the cluster's own keys, and root changes members and users.
+    Any number of members may carry this out at once. Where etcd is the user's own nothing is set up.
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": "as wanted"}
+    test = __opts__["test"]
+    try:
+        settings = _core("layout.catalogue").checked(__pillar__.get("chefha"), __opts__["id"])
+        verb = _core("verbs.etcd_access")
+    except (ValueError, CommandExecutionError) as error:
+        return {**ret, "result": False, "comment": str(error)}
+    try:
+        changes = (verb.pending if test else verb.establish)(settings, __opts__["id"])
+    except verb.VerbError as error:
+        if test:  # before the first highstate there is no etcd to ask
+            return {**ret, "result": None, "changes": {"etcd": "would be looked at"}, "comment": str(error)}
+        return {**ret, "result": False, "comment": str(error)}
+    if not changes:
+        return ret
+    comment = "would change" if test else "changed"
+    return {**ret, "result": None if test else True, "changes": {"etcd": changes}, "comment": comment}
+
+
 def member_healthy(name, timeout=300):
     """This member is the leader or follows it by streaming, within ``timeout`` seconds."""
     return _await(name, "chefha.await_member", "chefha.member_problem", timeout)
@@ -292,6 +316,11 @@ def _carry_out(wish, changed):
         return one
     if __opts__["test"]:
         return {**one, "result": None, "changes": {unit: "would be restarted"}}
+    if wish.in_turn:
+        try:
+            return {**one, "changes": {unit: __salt__["chefha.restart_in_turn"](unit)}}
+        except CommandExecutionError as error:
+            return {**one, "result": False, "comment": str(error)}
     if not __salt__["service.restart"](unit):
         return {**one, "result": False, "comment": f"{unit} could not be restarted"}
     return {**one, "changes": {unit: "restarted"}}

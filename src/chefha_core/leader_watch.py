@@ -189,21 +189,35 @@ class Watcher:
 
 _lock = threading.Lock()
 _watcher: Watcher | None = None
+#: when the settings that the watcher runs with were written
+_settings_of = 0
 
 
 def tick(name: str, fire: Fire, path: Path = SETTINGS_FILE) -> list[Event]:
     """What the beacon does once a second: see that the one watcher runs; the events that it could not send itself."""
-    global _watcher
+    global _watcher, _settings_of
     with _lock:
+        written, unsent = _written(path), tuple(_watcher.unsent if _watcher else ())
+        if _watcher is not None and written not in (0, _settings_of):
+            _watcher.stop()  # another password, perhaps, or other members
+            _watcher = None
         if _watcher is None or not _watcher.alive():
             try:
-                _watcher = Watcher(load(path), name, fire)
+                _watcher, _settings_of = Watcher(load(path), name, fire), written
             except SettingsError as error:
                 log.debug("not watching the leader key: %s", error)
                 return []
+            _watcher.unsent.extend(unsent)
             _watcher.start()
         _watcher.ticked = time.monotonic()
         return [_watcher.unsent.popleft() for _ in range(len(_watcher.unsent))]
+
+
+def _written(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def stop() -> None:

@@ -167,6 +167,8 @@ class MemberReport:
     reason: str = ""
     version: str = ""
     vip: bool = False
+    #: by which user it is in etcd; others are deleted once nobody uses them
+    etcd_user: str = ""
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,15 @@ chefha_etcd_healthy:
     - require:
       - chefha: chefha_etcd_member
 
+chefha_etcd_access:
+  chefha.etcd_access:
+    - require:
+      - chefha: chefha_etcd_healthy
+
 chefha_leaderl:
   chefha.leaderl:
     - require:
-      - chefha: chefha_etcd_healthy
+      - chefha: chefha_etcd_access
       - chefha: chefha_postgresql
     - watch:
       - chefha: chefha_library

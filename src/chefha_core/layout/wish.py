@@ -15,9 +15,9 @@ UNITS = "/etc/systemd/system"
 class Wish:
     """One call of a Salt state.
 
-    ``restart`` names a unit to restart if an earlier wish of the layout changed something; a wish with
-    ``after_change`` is carried out only then. ``only_if`` is a shell command that changes nothing, also run in test
-    mode: the wish is carried out only if it succeeds.
+    ``restart`` names a unit to restart if an earlier wish of the layout changed something, ``in_turn``: one member
+    after the other; a wish with ``after_change`` is carried out only then. ``only_if`` is a shell command that changes
+    nothing, also run in test mode: the wish is carried out only if it succeeds.
     """
 
     state: str
@@ -25,6 +25,7 @@ class Wish:
     restart: str = ""
     after_change: bool = False
     only_if: str = ""
+    in_turn: bool = False
 
 
 def text_file(path: str, text: str, owner: str = "root", mode: str = "0644", secret: bool = False) -> Wish:
@@ -53,9 +54,9 @@ def masked(unit: str) -> Wish:
     return Wish("file.symlink", {"name": f"{UNITS}/{unit}", "target": "/dev/null", "force": True})
 
 
-def running(unit: str) -> Wish:
-    """Started now and at boot, restarted when its files changed."""
-    return Wish("service.running", {"name": unit, "enable": True}, restart=unit)
+def running(unit: str, in_turn: bool = False) -> Wish:
+    """Started now and at boot, restarted when its files changed; ``in_turn``: one member after the other."""
+    return Wish("service.running", {"name": unit, "enable": True}, restart=unit, in_turn=in_turn)
 
 
 def stopped(unit: str) -> Wish:

@@ -19,6 +19,7 @@ from chefha_core.observe import observe
 from chefha_core.parts.address import Address, AddressError
 from chefha_core.parts.clock import PAUSE, suspended
 from chefha_core.parts.etcd import Compare, EtcdError, Put
+from chefha_core.parts.etcd_access import ROOT, forget_others, member_user
 from chefha_core.parts.etcd_watch import Doorbell
 from chefha_core.parts.postgres import Postgres
 from chefha_core.parts.postgres_monitor import PostgresMonitor
@@ -68,6 +69,7 @@ class Leaderl:
         self._reported: MemberReport | None = None
         self._recorded = 0
         self._tidied = False
+        self._users_tidied = False
         self._acted: tuple[Command, ...] = ()
 
     # ---- the loop
@@ -148,6 +150,7 @@ class Leaderl:
                 self._recorded = key.epoch
                 self._record(key.epoch)
         self._tidy(seen.pg)
+        self._tidy_users(seen)
         with self.memory.round_done:
             self.memory.round_done.notify_all()
 
@@ -160,6 +163,28 @@ class Leaderl:
             self.worker.aside(self.postgres.forget_old_data)
         elif self.memory.job == "Clone":
             self._tidied = False
+
+    def _tidy_users(self, seen: Observation) -> None:
+        """Once every member has come to etcd by the new user, the leader deletes the former ones; tried once, too."""
+        own, view = member_user(self.settings), seen.etcd
+        if not own or self.settings.etcd_endpoints or view is None:
+            return
+        if {view.members[name].etcd_user if name in view.members else "" for name in self.settings.members} != {own}:
+            self._users_tidied = False
+        elif view.leader and view.leader.name == self.name and not self._users_tidied:
+            self._users_tidied = True
+            self.worker.aside(self._forget_users)
+
+    def _forget_users(self) -> None:
+        password = self.settings.secrets.etcd_root_password
+        client = etcd_client(self.settings, self.name, 5.0, user=ROOT, password=password)
+        try:
+            if gone := forget_others(client, self.settings):
+                log.info("every member uses another user of etcd by now: deleted %s", ", ".join(gone))
+        except EtcdError as error:
+            log.warning("former users of etcd are not deleted: %s", error)
+        finally:
+            client.close()
 
     def _record(self, epoch: int) -> None:
         """Complete history/EPOCH with what the take-over consisted of."""
@@ -209,6 +234,7 @@ class Leaderl:
             failover=self.memory.electable(self.name),
             version=__version__,
             vip=self.address.present(),
+            etcd_user=member_user(self.settings),
         )
 
     def leading(self) -> int:

@@ -9,12 +9,34 @@ prints them.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from chefha_core.parts.etcd_hedge import Transport
-from chefha_core.parts.etcd_http import EtcdError, EtcdRefused, EtcdUnreachable, MemberFailed, TlsFiles
+from chefha_core.parts.etcd_http import (
+    PERMISSION_DENIED,
+    Attempt,
+    EtcdError,
+    EtcdRefused,
+    EtcdUnreachable,
+    MemberFailed,
+    NotAccepted,
+    TlsFiles,
+)
+from chefha_core.parts.etcd_login import Login
+from chefha_core.parts.etcd_values import (
+    Compare,
+    Delete,
+    EtcdAlarm,
+    EtcdMember,
+    EtcdStatus,
+    Health,
+    KeyValue,
+    Op,
+    Put,
+    Snapshot,
+    TxnResult,
+)
 
 __all__ = [
     "Compare",
@@ -28,6 +50,7 @@ __all__ = [
     "EtcdUnreachable",
     "Health",
     "KeyValue",
+    "NotAccepted",
     "Put",
     "Snapshot",
     "TlsFiles",
@@ -36,130 +59,8 @@ __all__ = [
 
 #: gRPC's code for "there is no such lease"
 _NOT_FOUND = 5
-
-
-@dataclass(frozen=True)
-class KeyValue:
-    """One key as etcd has it; ``key`` without the prefix, ``lease`` 0 if it lives on none."""
-
-    key: str
-    value: str
-    create_revision: int
-    mod_revision: int
-    version: int
-    lease: int
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """All keys asked for, as they were together at ``revision``."""
-
-    revision: int
-    kvs: Mapping[str, KeyValue] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Compare:
-    """A condition of a transaction; made by its class methods."""
-
-    key: str
-    target: str
-    expected: int | str
-
-    @classmethod
-    def mod_revision(cls, key: str, revision: int) -> Compare:
-        """``key`` was last changed at exactly ``revision``."""
-        return cls(key, "MOD", revision)
-
-    @classmethod
-    def create_revision(cls, key: str, revision: int) -> Compare:
-        """``key`` was created at exactly ``revision`` (whatever happened to its value since)."""
-        return cls(key, "CREATE", revision)
-
-    @classmethod
-    def absent(cls, key: str) -> Compare:
-        """``key`` does not exist."""
-        return cls(key, "CREATE", 0)
-
-    @classmethod
-    def value(cls, key: str, value: str) -> Compare:
-        """``key`` has exactly this value."""
-        return cls(key, "VALUE", value)
-
-
-@dataclass(frozen=True)
-class Put:
-    """Write ``value`` to ``key``, on a lease if one is given."""
-
-    key: str
-    value: str
-    lease: int = 0
-
-
-@dataclass(frozen=True)
-class Delete:
-    """Delete ``key``; deleting what is not there succeeds."""
-
-    key: str
-
-
-Op = Put | Delete
-
-
-@dataclass(frozen=True)
-class TxnResult:
-    """``succeeded``: the compares held. ``revision``: etcd's revision after the transaction.
-
-    ``doubtful`` matters only where ``succeeded`` is False: an earlier attempt of the same call may have been
-    applied, its answer was lost, and the compares may have failed because of it. Read the keys to know.
-    """
-
-    succeeded: bool
-    revision: int
-    doubtful: bool = False
-
-
-@dataclass(frozen=True)
-class EtcdMember:
-    """One member in etcd's own list; ``name`` is empty until it has started once."""
-
-    id_hex: str
-    name: str
-    peer_urls: tuple[str, ...]
-    client_urls: tuple[str, ...]
-    learner: bool = False
-
-
-@dataclass(frozen=True)
-class EtcdStatus:
-    """What one member says of itself; ``leader_id`` is "" without a leader, ``db_size`` in bytes."""
-
-    member_id: str
-    leader_id: str
-    version: str
-    db_size: int
-    raft_term: int
-
-
-@dataclass(frozen=True)
-class Health:
-    """Whether one endpoint answered a linearizable read, else ``problem`` says why not."""
-
-    endpoint: str
-    problem: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """True if it answered."""
-        return not self.problem
-
-
-@dataclass(frozen=True)
-class EtcdAlarm:
-    """An alarm that is raised, such as NOSPACE or CORRUPT."""
-
-    member_id: str
-    kind: str
+#: gRPC's code for what cannot be as things are, such as a question about a user who does not exist
+_NO_SUCH_USER = 9
 
 
 class EtcdClient:
@@ -167,7 +68,8 @@ class EtcdClient:
 
     ``timeout`` (seconds; each method takes another one as ``timeout=``) is the deadline of a whole call over
     all endpoints. Every method raises EtcdUnreachable if no endpoint answered with a quorum in that time, and
-    EtcdRefused if etcd answered with an error.
+    EtcdRefused if etcd answered with an error; NotAccepted is the one about ``user`` and ``password``, which are
+    used only where etcd asks for them.
 
     **Writes may happen late.** A write whose answer is lost may have been applied, and one sent to a member
     that is stopped may be applied minutes later, when it goes on. Whatever decides something must therefore
@@ -175,12 +77,22 @@ class EtcdClient:
     never a bare ``put``.
     """
 
-    def __init__(self, endpoints: Sequence[str], *, prefix: str, timeout: float, tls: TlsFiles | None = None) -> None:
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        *,
+        prefix: str,
+        timeout: float,
+        tls: TlsFiles | None = None,
+        user: str = "",
+        password: str = "",
+    ) -> None:
         self.prefix = prefix.rstrip("/") + "/"
         self.timeout = timeout
         self.tls = tls
         self.endpoints = tuple(endpoints)
-        self._transport = Transport(self.endpoints, tls)
+        self.login = Login(user, password)
+        self._transport = Transport(self.endpoints, tls, self.login)
 
     def close(self) -> None:
         """Close the connections; calls under way fail or finish."""
@@ -190,12 +102,12 @@ class EtcdClient:
 
     def get(self, key: str, *, timeout: float | None = None) -> KeyValue | None:
         """The key now (a linearizable read); None if it does not exist."""
-        answer = self._call("/v3/kv/range", {"key": self._key(key)}, timeout)
+        answer = self.call("/v3/kv/range", {"key": self._key(key)}, timeout)
         return next((self._kv(kv) for kv in answer.get("kvs", ())), None)
 
     def range(self, prefix_suffix: str = "", *, timeout: float | None = None) -> Snapshot:
         """All keys that start with the client's prefix and ``prefix_suffix``, in one linearizable read."""
-        answer = self._call("/v3/kv/range", key_range(self.prefix + prefix_suffix), timeout)
+        answer = self.call("/v3/kv/range", key_range(self.prefix + prefix_suffix), timeout)
         kvs = [self._kv(kv) for kv in answer.get("kvs", ())]
         return Snapshot(_revision(answer), {kv.key: kv for kv in kvs})
 
@@ -219,21 +131,21 @@ class EtcdClient:
 
     def put(self, key: str, value: str, *, lease: int = 0, timeout: float | None = None) -> int:
         """Write without conditions; the revision. Only for what may also arrive late or twice."""
-        return _revision(self._call("/v3/kv/put", self._op(Put(key, value, lease))["request_put"], timeout))
+        return _revision(self.call("/v3/kv/put", self._op(Put(key, value, lease))["request_put"], timeout))
 
     def delete(self, key: str, *, timeout: float | None = None) -> bool:
         """Delete without conditions; False if the key was not there."""
-        answer = self._call("/v3/kv/deleterange", {"key": self._key(key)}, timeout)
+        answer = self.call("/v3/kv/deleterange", {"key": self._key(key)}, timeout)
         return int(answer.get("deleted", 0)) > 0
 
     def delete_prefix(self, prefix_suffix: str, *, timeout: float | None = None) -> int:
         """Delete all keys that start with the client's prefix and ``prefix_suffix``; how many there were."""
-        answer = self._call("/v3/kv/deleterange", key_range(self.prefix + prefix_suffix), timeout)
+        answer = self.call("/v3/kv/deleterange", key_range(self.prefix + prefix_suffix), timeout)
         return int(answer.get("deleted", 0))
 
     def compact(self, revision: int, *, timeout: float | None = None) -> None:
         """Forget the history before ``revision``; EtcdRefused if that has happened already."""
-        self._call("/v3/kv/compaction", {"revision": str(revision)}, timeout)
+        self.call("/v3/kv/compaction", {"revision": str(revision)}, timeout)
 
     # ---- leases
 
@@ -241,16 +153,16 @@ class EtcdClient:
         """A new lease of ``ttl`` seconds; its id. (A lost answer may leave one more lease, which just
         expires.)
         """
-        return int(self._call("/v3/lease/grant", {"TTL": str(ttl), "ID": "0"}, timeout)["ID"])
+        return int(self.call("/v3/lease/grant", {"TTL": str(ttl), "ID": "0"}, timeout)["ID"])
 
     def lease_keepalive(self, lease: int, *, timeout: float | None = None) -> int:
         """Begin the lease's life again; the seconds it has, 0 if it is gone."""
-        return int(self._call("/v3/lease/keepalive", {"ID": str(lease)}, timeout).get("TTL", 0))
+        return int(self.call("/v3/lease/keepalive", {"ID": str(lease)}, timeout).get("TTL", 0))
 
     def lease_revoke(self, lease: int, *, timeout: float | None = None) -> None:
         """End the lease and delete its keys; a lease that is gone already is fine."""
         try:
-            self._call("/v3/lease/revoke", {"ID": str(lease)}, timeout)
+            self.call("/v3/lease/revoke", {"ID": str(lease)}, timeout)
         except EtcdRefused as error:
             if error.code != _NOT_FOUND:
                 raise
@@ -259,18 +171,8 @@ class EtcdClient:
 
     def members(self, *, timeout: float | None = None) -> tuple[EtcdMember, ...]:
         """etcd's own list of members, sorted by name."""
-        answer = self._call("/v3/cluster/member/list", {}, timeout)
-        found = [
-            EtcdMember(
-                _hex(member.get("ID", 0)),
-                member.get("name", ""),
-                tuple(member.get("peerURLs", ())),
-                tuple(member.get("clientURLs", ())),
-                bool(member.get("isLearner", False)),
-            )
-            for member in answer.get("members", ())
-        ]
-        return tuple(sorted(found, key=lambda member: (member.name, member.id_hex)))
+        answer = self.call("/v3/cluster/member/list", {}, timeout)
+        return decode_members(answer.get("members", ()))
 
     def status(self, endpoint: str, *, timeout: float | None = None) -> EtcdStatus:
         """What the member behind ``endpoint`` (one of the client's) says of itself; needs no quorum."""
@@ -278,13 +180,13 @@ class EtcdClient:
 
     def healthy_endpoints(self, deadline: float | None = None) -> tuple[Health, ...]:
         """Every endpoint asked at the same time for a linearizable read, each with ``deadline`` seconds.
-        Never raises.
+        Never raises. "Permission denied" is an answer: etcd says so only after it has asked its quorum.
         """
         seconds = self._seconds(deadline)
         body = {"key": self._key("health"), "keys_only": True}
         attempts = self._transport.ask_all("/v3/kv/range", body, seconds)
         return tuple(
-            Health(endpoint, "" if attempt.done and attempt.failure is None else _why(attempt.failure, seconds))
+            Health(endpoint, "" if _answered(attempt) else _why(attempt.failure, seconds))
             for endpoint, attempt in attempts.items()
         )
 
@@ -306,12 +208,30 @@ class EtcdClient:
 
     def alarms(self, *, timeout: float | None = None) -> tuple[EtcdAlarm, ...]:
         """The alarms that are raised now; () is good."""
-        answer = self._call("/v3/maintenance/alarm", {"action": "GET"}, timeout)
+        answer = self.call("/v3/maintenance/alarm", {"action": "GET"}, timeout)
         return tuple(EtcdAlarm(_hex(a.get("memberID", 0)), a.get("alarm", "NONE")) for a in answer.get("alarms", ()))
+
+    # ---- the user
+
+    def logs_in(self, *, timeout: float | None = None) -> bool:
+        """True if authentication is on and accepts this client's user, False if it is off; else NotAccepted."""
+        try:
+            self.call("/v3/auth/user/get", {"name": self.login.user}, timeout)
+        except EtcdRefused as refusal:
+            if refusal.code != _NO_SUCH_USER:
+                raise
+        return self.login.has_token
 
     # ---- the gateway's JSON
 
-    def _call(self, path: str, body: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:
+    def ask_one(
+        self, endpoint: str, path: str, body: Mapping[str, Any], timeout: float | None = None
+    ) -> dict[str, Any]:
+        """The answer of the member behind ``endpoint`` to any question of the gateway."""
+        return self._transport.ask_one(endpoint, path, body, self._seconds(timeout))
+
+    def call(self, path: str, body: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
+        """The answer of some member to any question of the gateway."""
         return self._transport.call(path, body, self._seconds(timeout)).data
 
     def _seconds(self, timeout: float | None) -> float:
@@ -358,6 +278,21 @@ def decode_kv(kv: Mapping[str, Any], prefix: str) -> KeyValue:
     )
 
 
+def decode_members(said: Iterable[Mapping[str, Any]]) -> tuple[EtcdMember, ...]:
+    """etcd's list of members, sorted by name, from the gateway or from a member's peer port."""
+    found = [
+        EtcdMember(
+            _hex(member.get("ID", member.get("id", 0))),
+            member.get("name", ""),
+            tuple(member.get("peerURLs", ())),
+            tuple(member.get("clientURLs", ())),
+            bool(member.get("isLearner", False)),
+        )
+        for member in said
+    ]
+    return tuple(sorted(found, key=lambda member: (member.name, member.id_hex)))
+
+
 def _succeeded(answer: Mapping[str, Any]) -> bool:
     return bool(answer.get("succeeded", False))
 
@@ -379,6 +314,12 @@ def _status(answer: Mapping[str, Any]) -> EtcdStatus:
         int(answer.get("dbSize", 0)),
         int(answer.get("raftTerm", 0)),
     )
+
+
+def _answered(attempt: Attempt) -> bool:
+    failure = attempt.failure
+    denied = isinstance(failure, EtcdRefused) and failure.code == PERMISSION_DENIED
+    return attempt.done and (failure is None or denied)
 
 
 def _why(failure: Exception | None, seconds: float) -> str:

@@ -22,10 +22,11 @@ from chefha_core.parts.etcd_http import (
     Attempt,
     EtcdUnreachable,
     MemberFailed,
+    NotAccepted,
     TlsFiles,
-    ask,
     open_pool,
 )
+from chefha_core.parts.etcd_login import Login
 
 #: share of the deadline after which the next member is asked as well
 HEDGE = 0.25
@@ -90,11 +91,12 @@ class Answer:
 class Transport:
     """All endpoints of one etcd; thread-safe, and started afresh in a forked child."""
 
-    def __init__(self, endpoints: Sequence[str], tls: TlsFiles | None) -> None:
+    def __init__(self, endpoints: Sequence[str], tls: TlsFiles | None, login: Login) -> None:
         if not endpoints:
             raise ValueError("no endpoints of etcd were given")
         self.endpoints = tuple(endpoints)
         self.tls = tls
+        self.login = login
         self._current = self.endpoints[0]
         self._home_at = 0.0
         self._start()
@@ -126,7 +128,7 @@ class Transport:
 
         def job() -> None:
             try:
-                attempt.answer = ask(pool, path, body, attempt)
+                attempt.answer = self.login.ask(pool, path, body, attempt)
             except Exception as error:  # judged by whoever reads ``done``; nothing may kill a worker
                 attempt.failure = error
             attempt.done = True
@@ -202,6 +204,7 @@ class _Hedge:
         self.again: list[str] = []  # endpoints that failed in a way that may be over soon
         self.reasons: dict[str, str] = {}
         self.lost = False  # an attempt may have arrived although it failed
+        self.stranger: NotAccepted | None = None  # a member does not know the user, and may only lag
         self.loser: Attempt | None = None  # a lost compare, while the winner may still answer
 
     def run(self, order: Sequence[str]) -> Answer:
@@ -214,7 +217,8 @@ class _Hedge:
             for pending in self.running:
                 pending.break_off()
         if attempt is None:
-            raise self._unreachable()
+            # where an attempt may have arrived a refusal by others does not mean that nothing was done
+            raise self.stranger if self.stranger and not doubtful else self._unreachable()
         return Answer(attempt.answer, attempt.endpoint, doubtful)
 
     def _first(self) -> Attempt | None:
@@ -257,6 +261,9 @@ class _Hedge:
                 return True
             self.loser = attempt
             self.deadline = min(self.deadline, time.monotonic() + SETTLE)
+        elif isinstance(failure, NotAccepted):
+            self.reasons[attempt.endpoint], self.stranger = str(failure), failure
+            self.launch_at = time.monotonic()
         elif isinstance(failure, MemberFailed):
             self.reasons[attempt.endpoint] = str(failure)
             self.lost = self.lost or failure.sent

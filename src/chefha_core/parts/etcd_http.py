@@ -19,6 +19,8 @@ import urllib3.exceptions as failures
 
 #: gRPC codes about the member asked, not the question: cancelled, deadline, aborted, unavailable, data loss
 _MEMBER_CODES = {1, 4, 10, 14, 15}
+#: gRPC's code for what this user may not do, and for whoever is nobody
+PERMISSION_DENIED = 7
 #: makes a member without a leader say so at once, and end its watches, instead of staying silent
 NEEDS_LEADER = {"Grpc-Metadata-Hasleader": "true"}
 
@@ -44,6 +46,10 @@ class EtcdRefused(EtcdError):
     def __init__(self, message: str, code: int = 2) -> None:
         super().__init__(message)
         self.code = code
+
+
+class NotAccepted(EtcdRefused):
+    """etcd does not know the user, or not with this password. A member that lags says so of a new one, too."""
 
 
 class MemberFailed(Exception):
@@ -156,6 +162,7 @@ def send(
     path: str,
     body: Mapping[str, Any],
     attempt: Attempt,
+    token: str = "",
     *,
     stream: bool = False,
 ) -> Any:
@@ -168,6 +175,8 @@ def send(
     headers = {"Content-Type": "application/json"}
     if not path.startswith("/v3/maintenance"):
         headers |= NEEDS_LEADER
+    if token:
+        headers["Authorization"] = token
     _running.attempt = attempt
     try:
         return pool.urlopen(
@@ -190,11 +199,13 @@ def send(
         _running.attempt = None
 
 
-def ask(pool: urllib3.HTTPConnectionPool, path: str, body: Mapping[str, Any], attempt: Attempt) -> dict[str, Any]:
+def ask(
+    pool: urllib3.HTTPConnectionPool, path: str, body: Mapping[str, Any], attempt: Attempt, token: str = ""
+) -> dict[str, Any]:
     """The decoded answer of one member. MemberFailed where it is no answer, EtcdRefused where it is a
     refusal.
     """
-    response = send(pool, path, body, attempt)
+    response = send(pool, path, body, attempt, token)
     return decode(response.status, response.data)
 
 

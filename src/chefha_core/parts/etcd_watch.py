@@ -16,7 +16,17 @@ import urllib3.exceptions
 
 from chefha_core.parts.etcd import EtcdClient, decode_kv, key_range
 from chefha_core.parts.etcd_hedge import HOME
-from chefha_core.parts.etcd_http import Attempt, EtcdError, MemberFailed, decode, open_pool, send
+from chefha_core.parts.etcd_http import (
+    PERMISSION_DENIED,
+    Attempt,
+    EtcdError,
+    EtcdRefused,
+    MemberFailed,
+    decode,
+    open_pool,
+    send,
+)
+from chefha_core.parts.etcd_login import TOKENS
 
 log = logging.getLogger(__name__)
 
@@ -110,12 +120,32 @@ class Doorbell(threading.Thread):
 
     def _watch(self, endpoint: str) -> bool:
         """One watch on one endpoint, until it ends or breaks; True if it is time to try the first endpoint again."""
+        for _ in range(TOKENS):
+            token = self._client.login.token(endpoint)
+            try:
+                return self._listen(endpoint, token)
+            except EtcdRefused as refusal:
+                if not self._client.login.wanted(refusal, token):
+                    raise
+            self._new_token(endpoint, token)
+        raise MemberFailed("it refuses its own tokens")
+
+    def _new_token(self, endpoint: str, refused: str) -> None:
+        pool = open_pool(endpoint, self._client.tls)
+        attempt = self._attempt = Attempt(endpoint, time.monotonic() + self._opening)
+        try:
+            self._client.login.renew(pool, attempt, refused)
+        finally:
+            self._attempt = None
+            pool.close()
+
+    def _listen(self, endpoint: str, token: str) -> bool:
         home_at = time.monotonic() + (HOME if endpoint != self._client.endpoints[0] else math.inf)
         request = {**key_range(self._client.prefix), "start_revision": str(self._next)}
         pool = open_pool(endpoint, self._client.tls)
         attempt = self._attempt = Attempt(endpoint, time.monotonic() + self._opening)
         try:
-            response = send(pool, "/v3/watch", {"create_request": request}, attempt, stream=True)
+            response = send(pool, "/v3/watch", {"create_request": request}, attempt, token, stream=True)
             sock = getattr(attempt.connection, "sock", None)
             if sock is not None:
                 sock.settimeout(self._idle)
@@ -134,14 +164,10 @@ class Doorbell(threading.Thread):
             pool.close()
 
     def _hear(self, message: dict[str, Any], now: float) -> None:
-        revision = int(message.get("header", {}).get("revision", 0))
-        if message.get("created"):
-            self._opened(revision)
         if message.get("canceled"):
-            compacted = int(message.get("compact_revision", 0))
-            if compacted >= self._next:
-                self._gap(compacted)  # the oldest that etcd still has: hear all of it
-            raise MemberFailed(str(message.get("cancel_reason") or "the watch was cancelled"))
+            self._cancelled(str(message.get("cancel_reason", "")), int(message.get("compact_revision", 0)))
+        if message.get("created"):
+            self._opened(int(message.get("header", {}).get("revision", 0)))
         newest = 0
         for event in message.get("events", ()):
             kv = decode_kv(event["kv"], self._client.prefix)
@@ -154,6 +180,15 @@ class Doorbell(threading.Thread):
         # not the header's revision: while a watch catches up that is already ahead of the events still to
         # come
         self._next = max(self._next, newest + 1)
+
+    def _cancelled(self, reason: str, compacted: int) -> None:
+        """etcd ended the watch, or never began it: why, as an error."""
+        if compacted and compacted >= self._next:
+            self._gap(compacted)  # the oldest that etcd still has: hear all of it
+        elif "desc = etcdserver: " in reason:  # a refusal in gRPC's words
+            code = PERMISSION_DENIED if "PermissionDenied" in reason else 2
+            raise EtcdRefused(f"etcd refused: {reason.partition('desc = ')[2]}", code)
+        raise MemberFailed(reason or "the watch was cancelled")
 
     def _opened(self, revision: int) -> None:
         """The watch is open at a member that is at ``revision``."""

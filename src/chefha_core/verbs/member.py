@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from chefha_core.parts.etcd import EtcdError
+from chefha_core.parts.etcd import EtcdError, EtcdRefused
+from chefha_core.parts.etcd_http import PERMISSION_DENIED
 from chefha_core.settings import Settings
 from chefha_core.verbs.reach import VerbError, etcd_client, leaderl_converge, leaderl_status
 
 WELL = ("leader", "follower")
+#: why this member's etcd does not even start, as etcd_formation wrote it
+FORMATION = Path("/run/chefha/etcd-formation")
 
 
 def converge(epoch: int, timeout: float, path: Path | None = None) -> dict[str, Any]:
@@ -24,17 +27,26 @@ def converge(epoch: int, timeout: float, path: Path | None = None) -> dict[str, 
 
 
 def etcd_problem(settings: Settings, name: str, timeout: float = 2.0) -> str:
-    """Why etcd does not serve this node, "" if it does."""
-    client = etcd_client(settings, name, timeout)
+    """Why etcd does not serve this node, "" if it does. Where chefha sets up its users that is another question."""
+    client = etcd_client(settings, name, timeout, user=None if settings.etcd_endpoints else "")
     try:
         client.range()
         return ""
     except EtcdError as error:
-        return f"etcd does not answer with a quorum: {error}"
+        if isinstance(error, EtcdRefused) and error.code == PERMISSION_DENIED and not settings.etcd_endpoints:
+            return ""  # said to whoever is nobody, and only after a quorum was asked
+        return f"etcd does not answer with a quorum: {error}{_formation_problem()}"
     except OSError as error:  # certificates that are not there yet
         return f"etcd cannot be asked: {error}"
     finally:
         client.close()
+
+
+def _formation_problem() -> str:
+    try:
+        return f"; this member's etcd does not start: {FORMATION.read_text(encoding='utf-8').strip()}"
+    except OSError:
+        return ""
 
 
 def member_problem(timeout: float = 2.0, path: Path | None = None) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from chefha_core.leaderl.http import SOCKET, ask_local
 from chefha_core.parts.etcd import EtcdClient, TlsFiles
+from chefha_core.parts.etcd_access import member_user
 from chefha_core.settings import Settings
 
 
@@ -14,12 +15,28 @@ class VerbError(Exception):
     """A verb was refused or failed; the text is one sentence: what was asked, what stood in the way, what to do."""
 
 
-def etcd_client(settings: Settings, name: str, timeout: float) -> EtcdClient:
-    """A client of the cluster's etcd, this machine's member first."""
+def etcd_client(
+    settings: Settings, name: str, timeout: float, *, user: str | None = None, password: str = ""
+) -> EtcdClient:
+    """A client of the cluster's etcd, this machine's member first; as the members' user or ``user`` ("": nobody)."""
+    if user is None:
+        user, password = member_user(settings), settings.secrets.etcd_password
+    return EtcdClient(
+        settings.endpoints(name),
+        prefix=f"/chefha/{settings.cluster}/",
+        timeout=timeout,
+        tls=tls_files(settings),
+        user=user,
+        password=password,
+    )
+
+
+def tls_files(settings: Settings) -> TlsFiles | None:
+    """Where root finds the certificates that the states wrote; None without TLS."""
+    if not settings.tls.enabled:
+        return None
     folder = settings.tls.directory
-    files = TlsFiles(f"{folder}/ca.crt", f"{folder}/server.crt", f"{folder}/server.key")
-    tls = files if settings.tls.enabled else None
-    return EtcdClient(settings.endpoints(name), prefix=f"/chefha/{settings.cluster}/", timeout=timeout, tls=tls)
+    return TlsFiles(f"{folder}/ca.crt", f"{folder}/server.crt", f"{folder}/server.key")
 
 
 def leaderl_status(timeout: float = 1.0, path: Path | None = None) -> dict[str, Any]:
