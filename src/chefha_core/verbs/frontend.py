@@ -160,6 +160,10 @@ def publish(front: FrontEnd, test: bool = False) -> Changes:
     """What Chef made on the first front end is in the database, for the others."""
     if front.name != front.first:
         return {}
+    if not front.memory.ever:
+        raise VerbError(
+            f"chef-server-ctl reconfigure has not succeeded on {front.name} yet: nothing is published before"
+        )
     here = frontend_files.local(front.root)
     if lacking := frontend_files.missing(here):
         raise VerbError(f"chef-server-ctl reconfigure has made no {lacking} on {front.name}, which the others need")
