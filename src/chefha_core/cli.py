@@ -11,7 +11,7 @@ from typing import Any
 from chefha_core.checked import SettingsError
 from chefha_core.node import own_name
 from chefha_core.settings import Settings, load
-from chefha_core.verbs import cluster_status, config, handover, member, status, version
+from chefha_core.verbs import cluster_status, config, handover, member, schema, status, version
 from chefha_core.verbs.reach import VerbError
 
 
@@ -54,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     _waits(made)
     as_json(verb("version", _version, "what is installed here"))
     as_json(verb("show-config", _show_config, "every setting with its value, secrets masked"))
+    made = verb("gen-sample-backend-config", _gen_sample, "print every setting with its default and its meaning")
+    made.add_argument("--format", choices=schema.FORMATS, default="pillar", help="YAML for the pillar, or the old form")
     _gen_secrets_arguments(verb("gen-secrets", _gen_secrets, "print a pillar with fresh secrets and certificates"))
     return parser
 
@@ -136,6 +138,10 @@ def _version(wanted: argparse.Namespace) -> None:
 def _show_config(wanted: argparse.Namespace) -> None:
     data = config.shown(load())
     _print(data, config.to_yaml({"chefha": data}).rstrip("\n"), wanted.json)
+
+
+def _gen_sample(wanted: argparse.Namespace) -> None:
+    print(schema.gen_sample_backend_config(wanted.format), end="")
 
 
 def _gen_secrets(wanted: argparse.Namespace) -> None:
