@@ -157,7 +157,7 @@ def gen_sample_backend_config(format="pillar"):
 
     .. code-block:: bash
 
-        salt be1 chefha.gen_sample_backend_config --out=newline_values_only
+        salt be1 chefha.gen_sample_backend_config
     """
     if format not in ("pillar", "chef-backend.rb"):
         raise SaltInvocationError(f"format is {format!r}; expected pillar or chef-backend.rb")
