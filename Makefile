@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
 
-.PHONY: help venv lint test test-fast lab lab-down bench bench-peer matrix clean
+.PHONY: help venv lint test test-fast lab lab-down bench bench-peer docs matrix clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ test: lint  ## everything: logic, simulation, real parts, Salt, the lab's three 
 
 test-fast: lint  ## logic only: seconds
 	$(PY) -m pytest tests/unit
+
+docs: venv  ## rewrite the pages that are made from the code
+	CHEFHA_WRITE_DOCS=1 $(PY) -m pytest -q tests/unit/test_docs.py
 
 matrix: venv  ## long soaks: 20,000 simulated histories
 	CHEFHA_HISTORIES=20000 $(PY) -m pytest tests/simulation

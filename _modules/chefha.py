@@ -162,21 +162,40 @@ def version():
     }
 
 
-def settings_check():
+def validate_pillar():
     """
-    Check pillar ``chefha`` of this minion; changes nothing. Returns the settings with defaults, secrets masked.
+    Check pillar ``chefha`` of this minion; changes nothing. Returns the settings with defaults, secrets masked,
+    or fails with one sentence that names the pillar path and what was expected.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt '*' chefha.settings_check
+        salt '*' chefha.validate_pillar
     """
     try:
         settings = _core("layout.catalogue").checked(__pillar__.get("chefha"), __opts__["id"])
     except ValueError as error:
         raise CommandExecutionError(str(error)) from error
     return _verb("config").shown(settings)
+
+
+def gen_sample_backend_config(format="pillar"):
+    """
+    Every setting with its default and its meaning.
+
+    format
+        ``pillar``: YAML for the pillar; ``chef-backend.rb``: the form of Chef Backend's own file.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt be1 chefha.gen_sample_backend_config
+    """
+    if format not in ("pillar", "chef-backend.rb"):
+        raise SaltInvocationError(f"format is {format!r}; expected pillar or chef-backend.rb")
+    return _verb("schema").gen_sample_backend_config(format)
 
 
 def gen_server_config(fqdn="", file=""):

@@ -105,7 +105,7 @@ class Chefha:
     def versions(self) -> Mapping[str, Any]:
         node = BACKENDS[0].name
         said = self._lab.salt(node, "chefha.version")[node]
-        settings = self._lab.salt(node, "chefha.settings_check")[node]
+        settings = self._lab.salt(node, "chefha.validate_pillar")[node]
         kept = ("profile", "durability", "leaderl")
         shown = {key: settings.get(key) for key in kept} if isinstance(settings, dict) else str(settings)
         master = self._lab.exec(MASTER.name, ["salt", "--version"])[1].strip()

@@ -37,9 +37,11 @@ def build(kind: type, data: Any, path: str, secret: bool = False) -> Any:
     for name in data:
         if name not in fields:
             raise SettingsError(f"pillar {path}:{name} is not a setting; known here: {', '.join(sorted(fields))}")
-    values = {}
+    values: dict[str, Any] = {}
     for name, field in fields.items():
-        if name in data:
+        if name in data and data[name] is None and field.default is None:
+            values[name] = None
+        elif name in data:
             values[name] = _value(hints[name], data[name], f"{path}:{name}", field.metadata)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise SettingsError(
@@ -57,15 +59,27 @@ def _value(kind: Any, value: Any, path: str, checks: Mapping[str, Any]) -> Any:
         kind = next(k for k in typing.get_args(kind) if k is not type(None))
     origin = typing.get_origin(kind) or kind
     if origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(str(item) for item in value)
+        return tuple(_item(item, path, checks) for item in value)
     if origin is dict and isinstance(value, Mapping):
-        return dict(value)
+        return {_key(name, path): item for name, item in value.items()}
     if origin is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, origin) or (isinstance(value, bool) and origin is not bool):
         raise SettingsError(f"pillar {path} is {_shown(value, checks.get('secret'))}; expected {_named(origin)}")
     _check(value, path, checks)
     return value
+
+
+def _item(item: Any, path: str, checks: Mapping[str, Any]) -> str:
+    if isinstance(item, bool) or not isinstance(item, (str, int)):
+        raise SettingsError(f"pillar {path} has {_shown(item, checks.get('secret'))}; expected a list of texts")
+    return str(item)
+
+
+def _key(name: Any, path: str) -> str:
+    if not isinstance(name, str):
+        raise SettingsError(f"pillar {path} has the name {name!r}; expected a text, which YAML wants in quotes here")
+    return name
 
 
 def _check(value: Any, path: str, checks: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from chefha_core.checked import SettingsError
 from chefha_core.node import own_name
 from chefha_core.settings import Settings, load
-from chefha_core.verbs import cluster_status, config, handover, member, status, switches, version
+from chefha_core.verbs import cluster_status, config, handover, member, schema, status, switches, version
 from chefha_core.verbs.gen_server_config import gen_server_config
 from chefha_core.verbs.reach import VerbError
 
@@ -65,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     made = verb("gen-server-config", _gen_server_config, "print chef-server.rb of one front end, password included")
     made.add_argument("fqdn", nargs="?", default="", metavar="FQDN", help="host name of the front end")
     made.add_argument("-f", "--file", default="", metavar="FILE", help="write it there, readable by its owner only")
+    made = verb("gen-sample-backend-config", _gen_sample, "print every setting with its default and its meaning")
+    made.add_argument("--format", choices=schema.FORMATS, default="pillar", help="YAML for the pillar, or the old form")
     _gen_secrets_arguments(verb("gen-secrets", _gen_secrets, "print a pillar with fresh secrets and certificates"))
     return parser
 
@@ -162,6 +164,10 @@ def _show_config(wanted: argparse.Namespace) -> None:
 def _gen_server_config(wanted: argparse.Namespace) -> None:
     text = gen_server_config(load(), wanted.fqdn, wanted.file)
     print(f"written to {text}" if wanted.file else text.rstrip("\n"))
+
+
+def _gen_sample(wanted: argparse.Namespace) -> None:
+    print(schema.gen_sample_backend_config(wanted.format), end="")
 
 
 def _gen_secrets(wanted: argparse.Namespace) -> None:

@@ -39,10 +39,12 @@ class HealthCheck:
 class Leaderl:
     """Times and habits of the leaderl service; None takes the profile's value."""
 
-    leader_ttl_seconds: int | None = setting(None, "life of the leader key in seconds", least=3, most=300)
-    interval_seconds: float | None = setting(None, "seconds between two renewals", least=0.1, most=60)
+    leader_ttl_seconds: int | None = setting(
+        None, "life of the leader key, seconds; none: profile's", least=3, most=300
+    )
+    interval_seconds: float | None = setting(None, "seconds between two renewals; none: profile's", least=0.1, most=60)
     request_timeout_seconds: float | None = setting(
-        None, "deadline of one request to etcd, seconds", least=0.1, most=60
+        None, "deadline of one request to etcd, seconds; none: profile's", least=0.1, most=60
     )
     reaction_grace_seconds: float = setting(
         0.3,
@@ -73,10 +75,10 @@ class Postgresql:
     port: int = setting(5432, "port on every member and on the VIP", least=1, most=65535)
     data_dir: str = setting("/var/lib/chefha/postgresql/data", "data directory")
     bin_dir: str = setting("", "folder of postgres, pg_ctl, …; empty: Debian's /usr/lib/postgresql/VERSION/bin")
-    max_connections: int = setting(350, "", least=10)
-    max_replication_slots: int = setting(12, "", least=4)
-    max_wal_senders: int = setting(12, "", least=4)
-    shared_buffers_mb: int = setting(128, "MiB", least=16)
+    max_connections: int = setting(350, "sessions of clients at most", least=10)
+    max_replication_slots: int = setting(12, "one for each other member, the rest for you", least=4)
+    max_wal_senders: int = setting(12, "streams to followers, base backups and tools at most", least=4)
+    shared_buffers_mb: int = setting(128, "memory that PostgreSQL caches pages in, MiB", least=16)
     wal_keep_size_mb: int = setting(256, "log kept for followers without a slot, MiB", least=0)
     max_slot_wal_keep_size_mb: int = setting(4096, "log kept for an absent follower at most, MiB", least=64)
     client_networks: tuple[str, ...] = setting(("samenet", "samehost"), "networks that may log in")
@@ -91,10 +93,10 @@ class Postgresql:
 class Etcd:
     """etcd on each member."""
 
-    client_port: int = setting(2379, "", least=1, most=65535)
-    peer_port: int = setting(2380, "", least=1, most=65535)
-    heartbeat_interval: int = setting(100, "milliseconds", least=10)
-    election_timeout: int = setting(1000, "milliseconds", least=50)
+    client_port: int = setting(2379, "port for leaderl, the beacon and the verbs", least=1, most=65535)
+    peer_port: int = setting(2380, "port of the members among themselves", least=1, most=65535)
+    heartbeat_interval: int = setting(100, "milliseconds between two heartbeats of etcd's leader", least=10)
+    election_timeout: int = setting(1000, "milliseconds without a heartbeat before etcd elects a new leader", least=50)
     data_dir: str = setting("/var/lib/chefha/etcd", "data directory")
 
 
@@ -229,7 +231,7 @@ class Settings:
     secrets: Secrets = setting(Secrets(), "passwords", secret=True)
     cluster: str = setting("chefha", "name of the cluster, and of its prefix in etcd")
     vip_interface: str = setting("eth0", "network interface that gets the VIP")
-    profile: str = setting("balanced", "set of times", choices=tuple(PROFILES))
+    profile: str = setting("balanced", "set of times, as in docs/timing.md", choices=tuple(PROFILES))
     durability: str = setting(
         "quorum",
         "quorum: a commit waits for a second node and is never lost; async: it does not",

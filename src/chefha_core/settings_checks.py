@@ -1,4 +1,7 @@
-"""What must hold between the settings of the pillar: each check is "" or one sentence that names the pillar path."""
+"""What must hold between the settings of the pillar: each check is "" or one sentence that names the pillar path.
+
+The docstrings of the CHECKS are a list in docs/pillar.md.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ from chefha_core.settings import SECRETS_OF, Role, Settings
 
 
 def _names(settings: Settings) -> str:
+    """`cluster` and the names in `members` and `frontends` are lower-case letters, digits, `-`, `_` and `.`;
+    members differ in more than `-`, `.` and `_`.
+    """
     for path, name in [
         ("cluster", settings.cluster),
         *(("members", name) for name in settings.members),
@@ -19,11 +25,17 @@ def _names(settings: Settings) -> str:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,62}", str(name)):
             return f"pillar chefha:{path} has the name {name!r}; expected lower-case letters, digits, '-', '_' or '.'"
     if len({re.sub(r"[^a-z0-9_]", "_", name) for name in settings.members}) < len(settings.members):
-        return "pillar chefha:members has names that differ only in '-', '.' and '_'; replication slots know only '_'"
+        return (
+            "pillar chefha:members has names that differ only in '-', '.' and '_', and replication slots know only "
+            "'_'; expected others"
+        )
     return ""
 
 
 def _addresses(settings: Settings) -> str:
+    """`members` has exactly three, and all addresses, those of `frontends` and `vip` too, are IPv4 addresses of
+    their own.
+    """
     members = settings.members
     if len(members) != 3:
         return f"pillar chefha:members has {len(members)} members; expected exactly 3, each as name: address"
@@ -31,9 +43,7 @@ def _addresses(settings: Settings) -> str:
     named = [(f"members:{name}", text) for name, text in members.items()]
     named += [(f"frontends:{name}", text) for name, text in front.items()]
     for path, text in [("vip", settings.vip), *named]:
-        try:
-            ipaddress.IPv4Address(text)
-        except (ValueError, TypeError):
+        if not _is_address(text):
             return f"pillar chefha:{path} is {text!r}; expected an IPv4 address"
     if len(set(members.values())) != 3:
         return "pillar chefha:members gives one address to two members; expected three different ones"
@@ -52,7 +62,18 @@ def _addresses(settings: Settings) -> str:
     return ""
 
 
+def _is_address(text: object) -> bool:
+    """A text: Python takes whole numbers for addresses too."""
+    try:
+        return isinstance(text, str) and bool(ipaddress.IPv4Address(text))
+    except ValueError:
+        return False
+
+
 def _timing(settings: Settings) -> str:
+    """`leaderl:leader_ttl_seconds` > `interval_seconds` + 2 x `request_timeout_seconds`, and >
+    `etcd:election_timeout`, which is >= 5 x `heartbeat_interval`.
+    """
     ttl, interval, timeout = settings.ttl, settings.interval, settings.request_timeout
     if ttl <= interval + 2 * timeout:
         return (
@@ -74,6 +95,9 @@ def _timing(settings: Settings) -> str:
 
 
 def _postgresql(settings: Settings) -> str:
+    """the four roles of `postgresql` differ, `client_networks` are networks, `parameters` has nothing that
+    failover or another setting owns.
+    """
     pg = settings.postgresql
     roles = ("db_superuser", "replication_user", "rewind_user", "monitoring_user")
     if len({"postgres", *(getattr(pg, role) for role in roles)}) <= len(roles):
@@ -88,6 +112,7 @@ def _postgresql(settings: Settings) -> str:
 
 
 def _networks(settings: Settings) -> str:
+    """`firewall:clients` and `leaderl:http_networks` are networks or addresses, IPv4 or IPv6."""
     return _network("firewall:clients", settings.firewall.clients) or _network(
         "leaderl:http_networks", settings.leaderl.http_networks
     )
@@ -105,6 +130,7 @@ def _network(path: str, networks: tuple[str, ...], words: tuple[str, ...] = ()) 
 
 
 def _ports(settings: Settings) -> str:
+    """the ports of PostgreSQL, leaderl, etcd and search differ."""
     used = {
         "postgresql:port": settings.postgresql.port,
         "leaderl:http_port": settings.leaderl.http_port,
@@ -121,6 +147,9 @@ def _ports(settings: Settings) -> str:
 
 
 def _places(settings: Settings) -> str:
+    """folders are absolute paths, `vip_interface` is an interface, `etcd_endpoints` are URLs,
+    `leaderl:http_address` is one that others can ask.
+    """
     for path, folder in (
         ("postgresql:data_dir", settings.postgresql.data_dir),
         ("etcd:data_dir", settings.etcd.data_dir),
@@ -145,6 +174,7 @@ def _places(settings: Settings) -> str:
 
 
 def _port_lists(settings: Settings) -> str:
+    """`firewall:open_ports`, `frontend_ports` and `salt_ports` are numbers of TCP ports."""
     for path in ("open_ports", "frontend_ports", "salt_ports"):
         for port in getattr(settings.firewall, path):
             if not (port.isdigit() and 0 < int(port) < 65536):

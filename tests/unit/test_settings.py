@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,20 @@ BAD = {
     "an endpoint that is none": (set_to("etcd_endpoints", ["nonsense"]), "chefha:etcd_endpoints"),
     "an address nobody can ask": (set_to("leaderl:http_address", "127.0.0.1"), "chefha:leaderl:http_address"),
     "a time that is none": (set_to("leaderl:reaction_grace_seconds", float("nan")), "reaction_grace_seconds"),
+    "a text for a list": (set_to("postgresql:client_networks", "samenet"), "expected a list"),
+    "a mapping in a list": (set_to("firewall:clients", [{"a": "b"}]), "chefha:firewall:clients has {'a': 'b'}"),
+    "true in a list": (set_to("firewall:open_ports", [True]), "chefha:firewall:open_ports has True"),
+    "a list for a mapping": (set_to("frontends", ["fe1"]), "expected a mapping"),
+    "a list for settings": (set_to("etcd", ["client_port"]), "chefha:etcd"),
+    "a name that YAML takes for a number": (set_to("frontends", {1: "192.0.2.31"}), "chefha:frontends has the name 1"),
+    "an address that YAML takes for a number": (set_to("members:be1", 1921680211), "chefha:members:be1 is 1921680211"),
+    "nothing for a text": (set_to("vip_interface", None), "chefha:vip_interface"),
+    "a client that is no network": (set_to("firewall:clients", ["192.0.2.1/24"]), "chefha:firewall:clients"),
+    "a reader that is no network": (set_to("leaderl:http_networks", ["samenet"]), "chefha:leaderl:http_networks"),
+    "a port by name": (set_to("firewall:open_ports", ["ssh"]), "chefha:firewall:open_ports"),
+    "a front end's port out of range": (set_to("firewall:frontend_ports", [65536]), "chefha:firewall:frontend_ports"),
+    "a salt port out of range": (set_to("firewall:salt_ports", [0]), "chefha:firewall:salt_ports"),
+    "a switch that is a text": (set_to("firewall:enabled", "off"), "expected true or false"),
     "certificates that are none": (set_to("tls", {"enabled": True, "ca": "x"}), "chefha:tls:ca"),
 }
 
@@ -96,6 +111,7 @@ def test_f66_wrong_pillar_is_one_sentence_with_the_path(name: str) -> None:
         from_pillar(pillar)
     text = str(refusal.value)
     assert text.startswith("pillar chefha:") and path in text
+    assert re.search("expected|must be|known here|has no default|remove|makes", text), "what to do"
     assert "\n" not in text and ". " not in text and not text.endswith(".")
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from chefha_core.settings import Secrets, Settings, from_pillar
 
 MASK = "********"
+#: names in what is passed on as it is, such as ldap['bind_password'] in frontend:settings
+SECRET_WORDS = re.compile("password|passphrase|secret|token", re.IGNORECASE)
 SECRET_NAMES = {field.name for field in dataclasses.fields(Secrets)} | {"key"}
 
 
@@ -24,7 +27,8 @@ def _masked(value: Any, name: str = "") -> Any:
         return {key: _masked(item, key) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_masked(item) for item in value]
-    return MASK if name in SECRET_NAMES and value else value
+    secret = name in SECRET_NAMES or SECRET_WORDS.search(name)
+    return MASK if secret and value else value
 
 
 def fresh_pillar(members: Mapping[str, str], vip: str, more: Mapping[str, Any]) -> dict[str, Any]:
