@@ -10,6 +10,7 @@ from chefha_core.layout.etcd import etcd_member
 from chefha_core.layout.leaderl import leaderl
 from chefha_core.layout.minion import minion
 from chefha_core.layout.postgresql import postgresql
+from chefha_core.layout.search import search
 from chefha_core.layout.wish import Wish
 from chefha_core.settings import Role, Settings, from_pillar
 
@@ -20,6 +21,7 @@ LAYOUTS: dict[str, Callable[[Settings, str], list[Wish]]] = {
     "tls_files": tls_files,
     "etcd_member": etcd_member,
     "postgresql": postgresql,
+    "search": search,
     "leaderl": leaderl,
 }
 

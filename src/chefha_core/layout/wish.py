@@ -46,6 +46,11 @@ def masked(unit: str) -> Wish:
     return Wish("file.symlink", {"name": f"{UNITS}/{unit}", "target": "/dev/null", "force": True})
 
 
+def link(path: str, target: str) -> Wish:
+    """A symbolic link; what it points to may come later."""
+    return Wish("file.symlink", {"name": path, "target": target, "force": True})
+
+
 def running(unit: str) -> Wish:
     """Started now and at boot, restarted when its files changed."""
     return Wish("service.running", {"name": unit, "enable": True}, restart=unit)
