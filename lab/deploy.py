@@ -7,15 +7,15 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from .nodes import Machines
 from .stack import CHEF_SERVER_VERSION, CLUSTER, Stack, pillar
+from .standin import deb
 from .topology import BACKENDS, MASTER, VIP, addresses
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -123,11 +123,9 @@ class Deployment:
 
 
 def stand_in() -> bytes:
-    """The stand-in for Chef's own package, a .deb, always the same bytes; empty where this checkout has none."""
-    if find_spec("lab.standin") is None:
-        return b""
-    made: bytes = import_module("lab.standin").build(CHEF_SERVER_VERSION)
-    return made
+    """The stand-in for Chef's own package, a .deb, always the same bytes."""
+    with tempfile.TemporaryDirectory(prefix="chefha-lab-") as folder:
+        return deb.build(Path(folder), CHEF_SERVER_VERSION).read_bytes()
 
 
 def _archived(project: Path) -> tuple[bytes, str]:

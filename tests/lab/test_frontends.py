@@ -49,8 +49,8 @@ def test_secrets_and_migration_level_are_the_first_front_ends(lab: Lab) -> None:
 
 def test_chef_server_rb_is_what_gen_server_config_prints(lab: Lab) -> None:
     """One renderer for both."""
-    printed = lab.salt(BACKENDS[0].name, "chefha.gen_server_config", "fe1")[BACKENDS[0].name]
-    assert printed.strip() == read(lab, "fe1", CHEF_SERVER_RB).strip()
+    code, printed = lab.exec(BACKENDS[0].name, ["chef-backend-ctl", "gen-server-config", "fe1"])
+    assert (code, printed.strip()) == (0, read(lab, "fe1", CHEF_SERVER_RB).strip())
 
 
 def test_requests_through_the_front_ends_survive_the_loss_of_the_leaders_host(lab: Lab, witness: Witness) -> None:

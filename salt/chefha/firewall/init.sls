@@ -1,7 +1,7 @@
 # Closed but for the ports that are needed, on back and front ends. What is connected stays connected.
 
 include:
-  - chefha.minion
+  - chefha.common
 
 chefha_firewall:
   chefha.firewall:

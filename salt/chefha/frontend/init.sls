@@ -3,6 +3,7 @@
 
 include:
   - chefha.common
+  - chefha.firewall
 
 chefha_frontend_base:
   chefha.frontend_base:

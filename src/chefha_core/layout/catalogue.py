@@ -12,6 +12,7 @@ from chefha_core.layout.frontend import frontend_base, frontend_config, frontend
 from chefha_core.layout.leaderl import leaderl
 from chefha_core.layout.minion import minion
 from chefha_core.layout.postgresql import postgresql
+from chefha_core.layout.search import search
 from chefha_core.layout.wish import Wish
 from chefha_core.settings import Role, Settings, from_pillar
 
@@ -23,6 +24,7 @@ LAYOUTS: dict[str, Callable[..., list[Wish]]] = {
     "tls_files": tls_files,
     "etcd_member": etcd_member,
     "postgresql": postgresql,
+    "search": search,
     "leaderl": leaderl,
     "frontend_base": frontend_base,
     "frontend_package": frontend_package,

@@ -54,6 +54,11 @@ def masked(unit: str) -> Wish:
     return Wish("file.symlink", {"name": f"{UNITS}/{unit}", "target": "/dev/null", "force": True})
 
 
+def link(path: str, target: str) -> Wish:
+    """A symbolic link; what it points to may come later."""
+    return Wish("file.symlink", {"name": path, "target": target, "force": True})
+
+
 def running(unit: str, in_turn: bool = False) -> Wish:
     """Started now and at boot, restarted when its files changed; ``in_turn``: one member after the other."""
     return Wish("service.running", {"name": unit, "enable": True}, restart=unit, in_turn=in_turn)
