@@ -11,4 +11,4 @@ chefha:
   profile: balanced        # fast, balanced or patient: 3, 10 or 30 s without a leader before another takes over
   durability: quorum       # async: a commit does not wait for a second node, and may be lost
   wheel: chefha-0.1.0-py3-none-any.whl  # below salt/chefha/minion/files; leave out where chefha came with salt-pip
-  # secrets: and tls: as gen-secrets prints them
+  # secrets: and tls: come from the master (salt-run chefha.secrets), or stand here as gen-secrets prints them

@@ -209,11 +209,11 @@ class Secrets:
 
 @dataclasses.dataclass(frozen=True)
 class Tls:
-    """One certificate for the cluster, naming all members and the VIP; PEM texts."""
+    """Certificates, PEM texts: from the master one for each member, or in the pillar one for all of them."""
 
     enabled: bool = setting(True, "TLS for etcd and PostgreSQL between the members and to the clients")
     ca: str = setting("", "certificate of the cluster's authority, PEM")
-    certificate: str = setting("", "the cluster's certificate, PEM")
+    certificate: str = setting("", "this member's certificate, or one for all members, PEM")
     key: str = setting("", "its private key, PEM", secret=True)
     directory: str = setting("/etc/chefha/tls", "where the states write them")
 

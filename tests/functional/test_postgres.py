@@ -120,6 +120,17 @@ def test_roles_get_new_passwords_while_followers_stream(made: Cluster) -> None:
     assert "SCRAM-SHA-256" not in leader.log()
 
 
+def test_what_chef_makes_is_md5_and_what_chefha_makes_is_scram(made: Cluster) -> None:
+    node = made.first()
+    for fronts, kind in (({"fe1": "127.0.0.5"}, "md5"), ({}, "SCRAM-SHA-256")):
+        node.postgres.settings = dataclasses.replace(node.settings, frontends=fronts)
+        assert node.postgres.renew_roles() == ["chef_pgsql"] and node.postgres.renew_roles() == []
+        node.sql("drop role if exists bifrost; create role bifrost login password 'x'")
+        stored = dict(node.sql("select rolname, rolpassword from pg_authid where rolpassword is not null"))
+        assert str(stored.pop("bifrost")).startswith(kind)
+        assert len(stored) == 4 and all(str(text).startswith("SCRAM-SHA-256") for text in stored.values())
+
+
 def login(
     node: Node, user: str, password: str, database: str = "postgres", source: str = "", **more: str
 ) -> psycopg2.extensions.connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,24 @@ def test_wheel_has_the_entry_points(wheel: zipfile.ZipFile) -> None:
     text = wheel.read(name).decode()
     for entry in ENTRIES:
         assert entry in text
+
+
+def test_a_master_finds_the_runner_and_the_ext_pillar_in_the_wheel(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """Nothing has to be synced where the wheel is in the master's Python."""
+    installed = tmp_path / "installed"
+    wheel.extractall(installed)
+    program = (
+        "import sys, salt.config, salt.loader\n"
+        "opts = salt.config.master_config(None); opts['extension_modules'] = opts['cachedir'] = sys.argv[1]\n"
+        "runner = salt.loader.runner(opts)['chefha.secrets']\n"
+        "pillar = salt.loader.pillars(opts, {})['chefha_secrets']\n"
+        "print(runner.__globals__['__file__'], pillar.__globals__['__file__'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "cache")],
+        env={**os.environ, "PYTHONPATH": str(installed)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.count(f"{installed}/saltext/chefha/") == 2, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from chefha_core.layout.postgres_files import pg_hba_conf
@@ -45,14 +47,15 @@ def test_no_other_kind_of_stored_password_is_one(stored: str | None) -> None:
 
 
 def test_only_what_differs_is_renewed() -> None:
-    stored = [(login.name, scram_verifier(login.password), None) for login in logins(SETTINGS)]
+    stored: list[tuple[str, str | None, list[str]]] = [
+        (login.name, scram_verifier(login.password), []) for login in logins(SETTINGS)
+    ]
     assert outdated(SETTINGS, stored) == []
     assert [login.name for login in outdated(SETTINGS, stored[1:])] == ["replicator"]
-    assert [login.name for login in outdated(SETTINGS, [*stored[:3], ("chef_pgsql", None, None)])] == ["chef_pgsql"]
-    with_md5 = [*stored[:3], (*stored[3][:2], "work_mem=8MB,password_encryption=md5")]
-    assert [login.name for login in outdated(SETTINGS, with_md5)] == ["chef_pgsql"], (
-        "left from when there were front ends"
-    )
+    assert [login.name for login in outdated(SETTINGS, [*stored[:3], ("chef_pgsql", None, [])])] == ["chef_pgsql"]
+    chef = dataclasses.replace(SETTINGS, frontends={"fe1": "192.0.2.21"})
+    assert [login.name for login in outdated(chef, stored)] == ["chef_pgsql"], "its services know md5 only"
+    assert outdated(chef, [*stored[:3], ("chef_pgsql", stored[3][1], ["password_encryption=md5"])]) == []
     assert quietly([]) == [] and quietly(["x"])[-1] == "x"
 
 

@@ -51,7 +51,7 @@ def test_the_database_is_looked_at_once_for_each_leadership(
             kept.leading(epoch)
     assert postgres.looked == 2 and postgres.written == 0
     assert [record.getMessage() for record in caplog.records] == [
-        "role replicator has the password of the settings now"
+        "role replicator has the password and rights of the settings now"
     ] * 2
 
 

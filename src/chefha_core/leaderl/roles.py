@@ -38,7 +38,7 @@ class Roles:
     def _renew(self) -> None:
         try:
             for name in self._postgres.renew_roles():
-                log.info("role %s has the password of the settings now", name)
+                log.info("role %s has the password and rights of the settings now", name)
         except PostgresError as error:
             self._begun, self._not_before = 0, time.monotonic() + PAUSE
             raise PostgresError(f"passwords in the database are not checked yet: {error}") from None

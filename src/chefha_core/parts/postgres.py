@@ -343,12 +343,12 @@ class Postgres:
         )
 
     def renew_roles(self) -> list[str]:
-        """On a running primary: chefha's roles have the settings' passwords; the names of those that had to be changed.
+        """On a running primary: chefha's roles are as the settings say; the names of those that had to be changed.
         Waits for no standby.
         """
         until = time.monotonic() + 10.0
         with sql.session(sql.local_dsn(self.places), until) as local:
-            wrong = roles.outdated(self.settings, local.rows(roles.STORED, until))
+            wrong = roles.outdated(self.settings, [(a, b, c) for a, b, c in local.rows(roles.STORED, until)])
             for statement in roles.quietly([line for login in wrong for line in login.statements()]):
                 local.rows(statement, until)
         return [login.name for login in wrong]

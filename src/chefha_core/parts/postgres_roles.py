@@ -24,6 +24,7 @@ _REWIND_FUNCTIONS = (
     "pg_read_binary_file(text, bigint, bigint, boolean)",
 )
 _VERIFIER = re.compile(r"SCRAM-SHA-256\$(?P<iterations>[1-9]\d{0,6}):(?P<salt>[A-Za-z0-9+/=]+)\$[^:]+:.+")
+_SET_ENCRYPTION, _RESET_ENCRYPTION = "SET password_encryption = '%s'", "RESET password_encryption"
 _QUIET = (
     "SET synchronous_commit = local",
     "SET log_statement = 'none'",
@@ -94,14 +95,6 @@ def slot_names(members: Iterable[str]) -> dict[str, str]:
     return found
 
 
-_CREATES = "password_encryption="
-#: name, verifier and options of every role
-STORED = (
-    "select rolname, rolpassword, (select array_to_string(setconfig, ',') from pg_db_role_setting "
-    "where setrole = a.oid and setdatabase = 0) from pg_authid a"
-)
-
-
 @dataclass(frozen=True)
 class Login:
     """One of chefha's own roles: what it may do, and nothing beyond."""
@@ -110,8 +103,8 @@ class Login:
     password: str
     rights: str
     grants: tuple[str, ...] = ()
-    #: "md5": so are the passwords of roles that it creates
-    creates: str = ""
+    #: how passwords are stored that this role gives to others; "" as everywhere, which is SCRAM
+    encryption: str = ""
 
     def statements(self) -> list[str]:
         """SQL, one line each, that creates the role or gives it its present password and rights."""
@@ -120,15 +113,14 @@ class Login:
         return [
             f"DO $do$ BEGIN IF NOT EXISTS ({exists}) THEN CREATE ROLE {role}; END IF; END $do$",
             f"ALTER ROLE {role} LOGIN {self.rights} PASSWORD {_text(scram_verifier(self.password))}",
+            f"ALTER ROLE {role} " + (_SET_ENCRYPTION % self.encryption if self.encryption else _RESET_ENCRYPTION),
             *(f"GRANT {grant} TO {role}" for grant in self.grants),
-            f"ALTER ROLE {role} {f'SET {_CREATES}{self.creates}' if self.creates else 'RESET password_encryption'}",
         ]
 
-    def is_stored(self, verifier: str | None, options: str | None) -> bool:
-        """True if the database has this password, and these options (``pg_db_role_setting``, joined by commas)."""
-        return verifier_matches(self.password, verifier) and (f"{_CREATES}{self.creates}" in (options or "")) == bool(
-            self.creates
-        )
+    def fits(self, password: str | None, config: Sequence[str]) -> bool:
+        """True if the database has this password and these settings for the role."""
+        stored = dict(line.split("=", 1) for line in config)
+        return verifier_matches(self.password, password) and stored.get("password_encryption", "") == self.encryption
 
 
 def logins(settings: Settings) -> tuple[Login, ...]:
@@ -147,7 +139,7 @@ def logins(settings: Settings) -> tuple[Login, ...]:
             ("pg_monitor",),
         ),
         # Chef makes its roles itself through this one, and its services know no SCRAM
-        Login(pg.db_superuser, secrets.superuser_password, "SUPERUSER", creates="md5" if settings.frontends else ""),
+        Login(pg.db_superuser, secrets.superuser_password, "SUPERUSER", encryption="md5" if settings.frontends else ""),
     )
 
 
@@ -159,13 +151,17 @@ def role_statements(settings: Settings) -> list[str]:
     return [statement for login in logins(settings) for statement in login.statements()]
 
 
-def outdated(settings: Settings, stored: Iterable[Sequence[str | None]]) -> list[Login]:
-    """Which of chefha's roles have another password in the database than in the settings, or are not there.
+#: name, stored password and settings of every role
+STORED = (
+    "SELECT a.rolname, a.rolpassword, coalesce(s.setconfig, '{}') FROM pg_catalog.pg_authid a "
+    "LEFT JOIN pg_catalog.pg_db_role_setting s ON s.setrole = a.oid AND s.setdatabase = 0"
+)
 
-    ``stored``: what STORED asks for.
-    """
-    known = {row[0]: row[1:] for row in stored}
-    return [login for login in logins(settings) if not login.is_stored(*known.get(login.name, (None, None)))]
+
+def outdated(settings: Settings, stored: Iterable[tuple[str, str | None, Sequence[str]]]) -> list[Login]:
+    """Which of chefha's roles are not in the database as the settings have them; ``stored``: rows of ``STORED``."""
+    known = {name: (password, config) for name, password, config in stored}
+    return [login for login in logins(settings) if not login.fits(*known.get(login.name, (None, ())))]
 
 
 def quietly(statements: list[str]) -> list[str]:
