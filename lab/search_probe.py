@@ -88,7 +88,9 @@ def running(machines: Machines, seconds: float, interval: float = 0.25) -> Itera
 
 def assess(raw: Mapping[str, Any]) -> SearchResult:
     """From what the client noted to what it means. Pure."""
-    gap, gap_at = longest_gap(sorted(at for _, at in raw["acks"]), raw["seconds"])
+    ends = sorted(at for _, at in raw["acks"])
+    first = ends[0] if ends else 0.0  # an index is slow to begin with, which is no outage
+    gap, gap_at = longest_gap([at - first for at in ends], raw["seconds"] - first)
     return SearchResult(
         began_at=raw["began_at"],
         seconds=round(raw["seconds"], 3),
@@ -96,7 +98,7 @@ def assess(raw: Mapping[str, Any]) -> SearchResult:
         acknowledged=len(raw["acks"]),
         errors=raw["errors"],
         longest_gap=round(gap, 3),
-        longest_gap_at=round(gap_at, 3),
+        longest_gap_at=round(first + gap_at, 3),
         searches=raw["searches"],
         searches_failed=raw["searches_failed"],
         living=[(at, count) for at, count in raw["living"]],

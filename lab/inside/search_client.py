@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -203,7 +204,9 @@ def kind_of(error: Exception) -> str:
         return f"status {str(error)[:3]}"
     if isinstance(error, TimeoutError) and error.errno is None:
         return "deadline"
-    return (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    return str(error).lower() or type(error).__name__
 
 
 if __name__ == "__main__":
