@@ -179,7 +179,7 @@ def test_md5_is_for_chefs_own_roles_and_only_where_there_are_front_ends() -> Non
         "hostssl all all samehost md5",
     ]
     assert "md5" not in pg_hba_conf(settings(frontends={}))
-    assert 'ALTER ROLE "chef_pgsql" SET password_encryption=md5' in role_statements(settings())
+    assert "ALTER ROLE \"chef_pgsql\" SET password_encryption = 'md5'" in role_statements(settings())
     assert 'ALTER ROLE "chef_pgsql" RESET password_encryption' in role_statements(settings(frontends={}))
 
 
