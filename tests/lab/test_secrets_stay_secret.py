@@ -12,7 +12,7 @@ from tests.lab.bring_up import APPLY_TIMEOUT, BringUp
 
 #: where the master keeps the cluster's secrets, and where a node has its own
 STORE = "/etc/salt/chefha/lab"
-PATTERNS = "/run/chefha-lab-patterns"
+PATTERNS = "/root/lab-patterns"
 #: logs, the master's job cache, the journal, and what every process shows of itself
 PLACES = {
     "log files": "grep -rlaF -f {patterns} /var/log --exclude-dir=journal",
@@ -34,8 +34,8 @@ def secrets_of(lab: Lab) -> dict[str, str]:
         assert code == 0, text
         settings = json.loads(text)
         found |= {name: value for name, value in settings["secrets"].items() if value}
-        found[f"key of {node.name}"] = settings["tls"]["key"].splitlines()[2]
-    code, text = lab.exec(MASTER.name, f"cat {STORE}/*key*")
+        found[f"key of {node.name}"] = lab.exec(node.name, ["sed", "-n", "3p", "/etc/chefha/tls/server.key"])[1].strip()
+    code, text = lab.exec(MASTER.name, f"cat {STORE}/authority-*.key")
     assert code == 0, text
     found["key of the authority"] = text.splitlines()[2]
     return found
@@ -46,13 +46,13 @@ def test_no_secret_stands_in_logs_job_cache_journal_process_lists_or_open_files(
     secrets = secrets_of(lab)
     assert len(secrets) >= 10
     leaks = []
-    for machine in lab.nodes():
-        lab.machines.write(machine, {"/root/lab-patterns": "\n".join(secrets.values()) + "\n"}, mode=0o600)
+    for machine in lab.stack.nodes:
+        lab.machines.write(machine, {PATTERNS: "\n".join(secrets.values()) + "\n"}, mode=0o600)
         for what, command in PLACES.items():
-            _, out = lab.exec(machine.name, command.format(patterns="/root/lab-patterns") + " 2>/dev/null", 120)
+            _, out = lab.exec(machine.name, command.format(patterns=PATTERNS) + " 2>/dev/null", 120)
             if out.strip():
                 leaks.append(f"{machine.name}: {what}: {out.strip()[:300]}")
-        lab.exec(machine.name, ["rm", "-f", "/root/lab-patterns"])
+        lab.exec(machine.name, ["rm", "-f", PATTERNS])
     assert not leaks, "\n".join(leaks)
 
 
