@@ -129,10 +129,10 @@ def patient(settings: Settings, name: str, patience: float = PATIENCE) -> Beginn
         try:
             return beginning(settings, name)
         except NotYet as error:
-            if time.monotonic() > end:
-                raise
             FORMATION.parent.mkdir(mode=0o755, exist_ok=True)
             FORMATION.write_text(f"{error}\n", encoding="utf-8")
+            if time.monotonic() > end:
+                raise
             time.sleep(1)
 
 

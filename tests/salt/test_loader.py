@@ -16,6 +16,7 @@ from tests.salt.playground import REPOSITORY, pillar
 
 import chefha_core
 from chefha_core.layout.catalogue import LAYOUTS
+from chefha_core.layout.wish import running
 
 LOADERS = (
     "_modules/chefha.py",
@@ -123,3 +124,48 @@ def test_the_beacon_never_raises_and_accepts_an_empty_setting(opts: dict[str, An
     beacons = salt.loader.beacons(opts, modules)
     assert beacons["chefha_leader.validate"]([])[0] and beacons["chefha_leader.validate"]({})[0]
     assert beacons["chefha_leader.beacon"]([]) == []
+
+
+def test_a_running_service_restarts_in_turn_where_its_layout_says_so() -> None:
+    """Only where something changed while it was running; what stands in the way fails the state with its words."""
+    states = plain("_states/chefha.py")
+    asked: list[str] = []
+
+    def restart(unit: str) -> str:
+        asked.append(unit)
+        if len(asked) > 1:
+            raise states.CommandExecutionError("it is the turn of be2")
+        return "restarted in turn"
+
+    fine = {"result": True, "changes": {}, "comment": ""}
+    states.__opts__ = {"test": False}
+    states.__salt__ = {"service.status": lambda unit: True, "chefha.restart_in_turn": restart}
+    states.__states__ = {"service.running": lambda **arguments: fine}
+    wish = running("x.service", in_turn=True)
+    assert states._carry_out(wish, False) == fine
+    assert states._carry_out(wish, True) == {**fine, "changes": {"x.service": "restarted in turn"}}
+    assert states._carry_out(wish, True) == {**fine, "result": False, "comment": "it is the turn of be2"}
+    states.__opts__ = {"test": True}
+    assert states._carry_out(wish, True)["result"] is None
+    assert asked == ["x.service"] * 2
+
+
+def test_etcd_access_tells_what_it_would_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = plain("_states/chefha.py")
+    states.__opts__ = {"test": True, "id": "be1"}
+    states.__pillar__ = {"chefha": {**pillar("http://127.0.0.1:1"), "etcd_endpoints": [], "tls": {"enabled": False}}}
+    states.__pillar__["chefha"]["members"] = {"be1": "127.0.0.1", "be2": "127.0.0.2", "be3": "127.0.0.3"}
+    states.__pillar__["chefha"]["etcd"] = {"client_port": 1}
+    answer = states.etcd_access("x")
+    assert answer["result"] is None
+    assert "etcd's users cannot be looked at" in answer["comment"]
+    for pending, result in ((["user a"], None), ([], True)):
+        monkeypatch.setattr("chefha_core.verbs.etcd_access.pending", lambda settings, name, said=pending: said)
+        answer = states.etcd_access("x")
+        assert (answer["result"], answer["changes"]) == (result, {"etcd": pending} if pending else {})
+    states.__opts__["test"] = False
+    monkeypatch.setattr("chefha_core.verbs.etcd_access.establish", lambda settings, name: ["user a"])
+    assert states.etcd_access("x")["changes"] == {"etcd": ["user a"]}
+    states.__pillar__["chefha"]["etcd_endpoints"] = ["http://127.0.0.1:1"]
+    monkeypatch.undo()
+    assert states.etcd_access("x") == {"name": "x", "result": True, "changes": {}, "comment": "as wanted"}
