@@ -167,6 +167,8 @@ class MemberReport:
     reason: str = ""
     version: str = ""
     vip: bool = False
+    #: master, not_master, offline; "" where there is no search
+    search: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import ipaddress
 import re
 
 from chefha_core.parameters import refused_parameter
+from chefha_core.search_checks import search_problem
 from chefha_core.settings import SECRETS_OF, Role, Settings
 
 
@@ -151,7 +152,7 @@ def _port_lists(settings: Settings) -> str:
     return ""
 
 
-CHECKS = (_names, _addresses, _timing, _postgresql, _networks, _ports, _port_lists, _places)
+CHECKS = (_names, _addresses, _timing, _postgresql, _networks, _ports, _port_lists, _places, search_problem)
 
 
 def missing_secret(settings: Settings, role: Role) -> str:
