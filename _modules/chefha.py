@@ -39,7 +39,7 @@ def status(simple=False, service=""):
     simple
         Only this node is asked.
     service
-        Only this one: postgresql, etcd, leaderl or salt-minion.
+        Only this one: postgresql, etcd, leaderl, salt-minion, and opensearch or elasticsearch.
 
     CLI Example:
 
@@ -301,6 +301,19 @@ def member_problem():
     return _verb("member").member_problem(path=_socket())
 
 
+def search_problem():
+    """
+    Why this node's search is in no cluster with a majority, as a sentence; empty if it is, or where there is no search.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' chefha.search_problem
+    """
+    return _verb("member").search_problem(*_node())
+
+
 def await_etcd(timeout=120):
     """
     Wait until etcd serves this node; returns the seconds it took.
@@ -325,6 +338,19 @@ def await_member(timeout=300):
         salt '*' chefha.await_member timeout=60
     """
     return _run("member", "wait_until_well", member_problem, _seconds("timeout", timeout))
+
+
+def await_search(timeout=180):
+    """
+    Wait until this node's search is in a cluster with a majority; returns the seconds it took.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' chefha.await_search timeout=60
+    """
+    return _run("member", "wait_until_well", search_problem, _seconds("timeout", timeout))
 
 
 def _run(group, name, *args, **kwargs):

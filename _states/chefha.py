@@ -131,6 +131,11 @@ def _interfaces():
     return [f"{one['address']}/{one['netmask']}" for one in found if one.get("netmask")]
 
 
+def search(name):
+    """This member's search engine runs. It may still be waiting for the others: see ``search_healthy``."""
+    return _lay_out(name, "search")
+
+
 def leaderl(name):
     """leaderl runs and is enabled; restarted when its settings or its library changed (harmless: no failover)."""
     return _lay_out(name, "leaderl")
@@ -253,6 +258,11 @@ def etcd_access(name):
 def member_healthy(name, timeout=300):
     """This member is the leader or follows it by streaming, within ``timeout`` seconds."""
     return _await(name, "chefha.await_member", "chefha.member_problem", timeout)
+
+
+def search_healthy(name, timeout=180):
+    """This member's search is in a cluster with a majority, within ``timeout`` seconds; also true without search."""
+    return _await(name, "chefha.await_search", "chefha.search_problem", timeout)
 
 
 def _await(name, wait, look, timeout):

@@ -169,6 +169,8 @@ class MemberReport:
     vip: bool = False
     #: by which user it is in etcd; others are deleted once nobody uses them
     etcd_user: str = ""
+    #: master, not_master, offline; "" where there is no search
+    search: str = ""
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,6 @@ def observe(
         asserted_at=memory.asserted_at,
         prepared_for=memory.prepared_for,
         restarts=memory.restarts,
-        unfit=memory.unfit if now < memory.unfit_until else "",
+        unfit=(memory.unfit if now < memory.unfit_until else "") or memory.search_unfit,
         failover=memory.electable(name),
     )

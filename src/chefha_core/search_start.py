@@ -11,12 +11,10 @@ The result stands in ``/run``, so the configuration files never change.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from glob import glob
 from pathlib import Path
 
 from chefha_core.checked import SettingsError
@@ -77,13 +75,13 @@ def look(settings: Settings, name: str) -> Found:
     search = settings.search
     engine = engine_of(search)
     pattern = f"{home_pattern(search)}/bin/{engine.program}"
-    programs = sorted(glob(pattern))
+    programs = sorted(Path("/").glob(pattern.lstrip("/")))
     if len(programs) != 1:
         raise SettingsError(
             f"pillar chefha:search:source brought {len(programs)} programs {pattern}; expected exactly one: is it "
             f"{search.flavor}?"
         )
-    home = str(Path(programs[0]).parent.parent)
+    home = str(programs[0].parent.parent)
     return Found(
         home=home,
         java_home=java_home(search),
@@ -98,8 +96,8 @@ def java_home(search: Search, root: str = "/usr/lib/jvm") -> str:
     if search.java_home or not search.java_package:
         return search.java_home
     version = re.search(r"openjdk-(\d+)-", search.java_package)
-    found = sorted(glob(f"{root}/java-{version[1]}-openjdk-*")) if version else []
-    return found[0] if found else "/usr"  # where bin/java is whatever Debian's alternatives say
+    found = sorted(Path(root).glob(f"java-{version[1]}-openjdk-*")) if version else []
+    return str(found[0]) if found else "/usr"  # where bin/java is whatever Debian's alternatives say
 
 
 def formed_elsewhere(settings: Settings, name: str) -> str:
@@ -136,7 +134,9 @@ def main() -> int:
     except (SettingsError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"{found.formed_at or 'no other member'} is in a cluster: {' '.join(options(settings, found)) or 'no options'}")
+    print(
+        f"{found.formed_at or 'no other member'} is in a cluster: {' '.join(options(settings, found)) or 'no options'}"
+    )
     return 0
 
 
@@ -144,7 +144,7 @@ def _write(path: Path, text: str) -> None:
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
     fresh.write_text(text, encoding="utf-8")
-    os.chmod(fresh, 0o644)
+    fresh.chmod(0o644)
     fresh.replace(path)
 
 

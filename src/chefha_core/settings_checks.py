@@ -10,6 +10,7 @@ import re
 
 from chefha_core import chef_accepts
 from chefha_core.parameters import refused_parameter
+from chefha_core.search_checks import search_problem
 from chefha_core.settings import SECRETS_OF, Role, Settings
 
 
@@ -182,7 +183,18 @@ def _port_lists(settings: Settings) -> str:
     return ""
 
 
-CHECKS = (_names, _addresses, _timing, _postgresql, _networks, _ports, _port_lists, _places, *chef_accepts.CHECKS)
+CHECKS = (
+    _names,
+    _addresses,
+    _timing,
+    _postgresql,
+    _networks,
+    _ports,
+    _port_lists,
+    _places,
+    search_problem,
+    *chef_accepts.CHECKS,
+)
 
 
 def missing_secret(settings: Settings, role: Role) -> str:

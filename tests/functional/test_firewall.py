@@ -37,6 +37,7 @@ PILLAR: dict[str, Any] = {
     "members": {"be1": "192.0.2.1", "be2": "192.0.2.2", "be3": "192.0.2.3"},
     "vip": VIP,
     "frontends": {"fe1": "192.0.2.31"},
+    "search": {"source": {"package": "search-engine"}},
     "firewall": {"clients": ["192.0.2.64/26", "192.0.2.65", "fd00:c4ef::40/122"]},
     "leaderl": {"http_networks": ["192.0.2.129", "fd00:c4ef::129"]},
 }

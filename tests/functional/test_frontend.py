@@ -103,7 +103,7 @@ def stage() -> Iterator[Stage]:
     further = {"opensearch['external_url']": f"http://127.0.0.1:{port}"}
     more = {
         "frontends": FRONTENDS,
-        "search": {"port": port},
+        "search": {"port": port, "source": {"package": "search-engine"}},
         "frontend": {"way": "members", "check_versions": False, "settings": further},
     }
     with cluster(tls=True, more=more) as made:

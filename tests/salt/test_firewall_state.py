@@ -23,6 +23,7 @@ PILLAR: dict[str, Any] = {
     "members": {"be1": "192.0.2.1", "be2": "192.0.2.2", "be3": "192.0.2.3"},
     "vip": "192.0.2.9",
     "frontends": {"fe1": "192.0.2.31"},
+    "search": {"source": {"package": "search-engine"}},
     "secrets": dict.fromkeys(SECRETS_OF["backend"], "a"),
     "tls": {"enabled": False},
 }

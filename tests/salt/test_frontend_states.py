@@ -30,6 +30,7 @@ def opts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     tree = pillar("http://127.0.0.1:1")
     package = deb.build(tmp_path)
     tree |= {"frontends": {"fe1": "127.0.0.21", "fe2": "127.0.0.22"}, "frontend": {"source": str(package)}}
+    tree |= {"search": {"source": {"package": "search-engine"}}}
     tree["secrets"] = {"superuser_password": SECRET, "monitoring_password": SECRET}
     made["grains"] = salt.loader.grains(made) | {"id": "fe1"}
     made["pillar"] = {"chefha": tree}

@@ -20,7 +20,13 @@ from tests.salt.playground import REPOSITORY
 from chefha_core.settings import SECRETS_OF
 
 MEMBERS = {"be1": "127.0.0.1", "be2": "127.0.0.2", "be3": "127.0.0.3"}
-TREE = {"cluster": "test", "members": MEMBERS, "vip": "127.0.0.9", "frontends": {"fe1": "127.0.0.5"}}
+TREE = {
+    "cluster": "test",
+    "members": MEMBERS,
+    "vip": "127.0.0.9",
+    "frontends": {"fe1": "127.0.0.5"},
+    "search": {"source": {"package": "search-engine"}},
+}
 MINIONS = ("be1", "fe1", "web1")
 #: how the master gets the loader modules: synced from the file server, or with the wheel (here: from the checkout)
 CHANNELS = ("synced", "installed")

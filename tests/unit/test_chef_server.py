@@ -27,6 +27,7 @@ PILLAR: dict[str, Any] = {
     "members": {"be1": "192.0.2.11", "be2": "192.0.2.12", "be3": "192.0.2.13"},
     "vip": "192.0.2.100",
     "frontends": {"fe1": "192.0.2.31", "fe2": "192.0.2.32"},
+    "search": {"source": {"package": "search-engine"}},
     "secrets": {**dict.fromkeys(SECRETS_OF["backend"], "f0f0f0f0"), "superuser_password": PASSWORD},
     "tls": {name: "-----BEGIN x" for name in ("ca", "certificate", "key")},
 }
@@ -40,7 +41,8 @@ FORMS: dict[str, dict[str, Any]] = {
 
 
 def settings(**changes: Any) -> Settings:
-    return from_pillar({**copy.deepcopy(PILLAR), **changes})
+    search = {**PILLAR["search"], **changes.pop("search", {})}
+    return from_pillar({**copy.deepcopy(PILLAR), **changes, "search": search})
 
 
 @pytest.mark.parametrize("form", FORMS)

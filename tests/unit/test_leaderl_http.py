@@ -90,6 +90,7 @@ def pillar(folder: Path, **more: Any) -> dict[str, Any]:
         "members": MEMBERS,
         "vip": VIP,
         "frontends": {"fe1": FRONT},
+        "search": {"source": {"package": "search-engine"}},
         "secrets": dict.fromkeys(SECRETS_OF["backend"], "new"),
         "tls": {"directory": str(folder), **tls},
         "leaderl": {"http_port": port},

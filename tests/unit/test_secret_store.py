@@ -21,6 +21,7 @@ from chefha_core.settings import SECRETS_OF, from_pillar
 TREE: dict[str, Any] = {
     "members": {"be1": "192.0.2.11", "be2": "192.0.2.12", "be3": "192.0.2.13"},
     "frontends": {"fe1": "192.0.2.21"},
+    "search": {"source": {"package": "search-engine"}},
     "vip": "192.0.2.100",
 }
 NAMES = ["be1", "192.0.2.11", "192.0.2.100", "localhost", "127.0.0.1"]

@@ -1,5 +1,5 @@
-# PostgreSQL, etcd and leaderl of one member. The order is that of the requisites; nothing waits for another node before
-# chefha_etcd_healthy, so all members can be laid out at once, or one after the other.
+# PostgreSQL, etcd, search and leaderl of one member. The order is that of the requisites; nothing waits for another
+# node before chefha_etcd_healthy, so all members can be laid out at once, or one after the other.
 
 include:
   - chefha.minion
@@ -9,6 +9,12 @@ chefha_packages:
   chefha.packages:
     - require:
       - chefha: chefha_settings
+
+# Early: it takes a while to form a cluster. It is waited for only at the very end, so that nothing else waits for it.
+chefha_search:
+  chefha.search:
+    - require:
+      - chefha: chefha_packages
 
 chefha_tls_files:
   chefha.tls_files:
@@ -50,3 +56,10 @@ chefha_member_healthy:
     - timeout: 300
     - require:
       - chefha: chefha_leaderl
+
+chefha_search_healthy:
+  chefha.search_healthy:
+    - timeout: 180
+    - require:
+      - chefha: chefha_search
+      - chefha: chefha_member_healthy

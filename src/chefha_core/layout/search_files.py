@@ -109,7 +109,9 @@ def config_text(settings: Settings, name: str) -> str:
         "http.bind_host": "0.0.0.0",  # the virtual address comes and goes
         "http.port": search.port,
         "transport.port": search.transport_port,
-        "discovery.seed_hosts": [f"{address}:{search.transport_port}" for _, address in sorted(settings.members.items())],
+        "discovery.seed_hosts": [
+            f"{address}:{search.transport_port}" for _, address in sorted(settings.members.items())
+        ],
     }
     lines = [f"{key}: {json.dumps(value)}\n" for key, value in (rows | search.parameters).items()]
     return "# Written by chefha's states: changes here are lost, use chefha:search:parameters\n" + "".join(lines)

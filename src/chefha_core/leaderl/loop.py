@@ -13,6 +13,7 @@ from chefha_core.leaderl.memory import Memory
 from chefha_core.leaderl.peers import Peers
 from chefha_core.leaderl.report import Reporter, changed
 from chefha_core.leaderl.roles import Roles
+from chefha_core.leaderl.search_monitor import OFFLINE, search_monitor
 from chefha_core.leaderl.worker import Worker
 from chefha_core.model import LeaderState, MemberReport, Observation, PgFacts, PgState
 from chefha_core.observe import observe
@@ -50,6 +51,8 @@ class Leaderl:
         self.etcd = etcd_client(settings, name, settings.request_timeout)
         self.address = Address(settings.vip, settings.vip_interface)
         self.monitor = PostgresMonitor(postgres, self.times.interval, on_change=lambda facts: self.memory.bell.set())
+        self.search = search_monitor(settings, name, self._search_changed)
+        self._search_changed()
         self.peers = Peers(settings, name, self.memory, self.times.probe_deadline)
         self.worker = Worker(self.memory, self.monitor.look)
         self.roles = Roles(postgres, self.worker.aside)
@@ -81,6 +84,8 @@ class Leaderl:
         self.doorbell.start()
         self.reporter.start()
         self.roles.started()
+        if self.search:
+            self.search.start()
         while True:
             try:
                 wake_at = self.round().wake_at
@@ -216,6 +221,13 @@ class Leaderl:
         elif key.startswith(RINGS):
             self.memory.bell.set()
 
+    def _search_changed(self) -> None:
+        """A member whose search is offline may be one that must not lead."""
+        fatal = self.settings.leaderl.health_check.search_fatal
+        offline = self.search is not None and self.search.state == OFFLINE
+        self.memory.search_unfit = "its search is offline, and search_fatal is on" if fatal and offline else ""
+        self.memory.bell.set()
+
     # ---- what others see
 
     def report(self) -> MemberReport:
@@ -235,6 +247,7 @@ class Leaderl:
             version=__version__,
             vip=self.address.present(),
             etcd_user=member_user(self.settings),
+            search=self.search.state if self.search else "",
         )
 
     def leading(self) -> int:
@@ -254,6 +267,7 @@ class Leaderl:
             "job": self.memory.job,
             "streaming_from_here": list(self.monitor.facts.standbys),
             "problem": self.monitor.facts.problem,
+            "search_problem": self.search.problem if self.search else "",
             "steps": self._steps(key.epoch if key else 0),
         }
 
@@ -270,6 +284,9 @@ class Leaderl:
             "chefha_wal_position_bytes": facts.position.lsn if facts.position else 0,
             "chefha_failed_rejoins": self.memory.failed_rejoins,
         }
+        if self.search:
+            rows["chefha_search_online"] = int(self.search.state != OFFLINE)
+            rows["chefha_search_master"] = int(self.search.state == "master")
         return "".join(f"{name} {value}\n" for name, value in rows.items())
 
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:

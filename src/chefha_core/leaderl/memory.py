@@ -63,6 +63,8 @@ class Memory:
     unfit: str = ""
     #: own clock until when ``unfit`` counts
     unfit_until: float = 0.0
+    #: why its search makes this node unfit, "" if it does not
+    search_unfit: str = ""
     role: str = "waiting_for_leader"
     reason: str = "leaderl has just started"
     steps: deque[Step] = field(default_factory=lambda: deque(maxlen=200))

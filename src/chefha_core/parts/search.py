@@ -68,7 +68,9 @@ class SearchClient:
         return Root(str(answer.get("cluster_name", "")), str(answer.get("cluster_uuid", "")), str(number))
 
     def health(self) -> SearchHealth:
-        """The cluster as this node sees it; SearchError where it sees none."""
+        """The cluster as this node sees it; SearchError where it sees none, as what it saw last would be no news."""
+        if not self.nodes().master:
+            raise SearchError(f"search on {self.where} sees no master")
         answer = self.get("/_cluster/health?local=true")
         return SearchHealth(str(answer.get("status", "red")), int(answer.get("number_of_nodes", 0)))
 

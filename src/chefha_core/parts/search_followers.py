@@ -41,8 +41,7 @@ def _has_template(client: SearchClient) -> bool:
         found = client.get(f"{TEMPLATE}?flat_settings=true")
     except SearchRefused:
         return False
-    (template,) = found.values() or ({},)
-    return bool(template.get("settings") == BODY["settings"] and template.get("index_patterns") == ["*"])
+    return all(template.get(key) == BODY[key] for template in found.values() for key in ("settings", "index_patterns"))
 
 
 def without_setting(answer: Mapping[str, Any]) -> list[str]:

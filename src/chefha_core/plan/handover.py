@@ -75,15 +75,20 @@ def why_not(seen: Observation, etcd: EtcdView, policy: Policy, to: str) -> str:
     report = etcd.members.get(to)
     if etcd.config is not None and not etcd.config.failover:
         return "failover is switched off for the cluster"
-    return why_not_eligible(report, to, etcd.leader.lsn if etcd.leader else 0, policy.max_behind)
+    lsn = etcd.leader.lsn if etcd.leader else 0
+    return why_not_eligible(report, to, lsn, policy.max_behind, policy.search_fatal)
 
 
-def why_not_eligible(report: MemberReport | None, name: str, leader_lsn: int, max_behind: int) -> str:
+def why_not_eligible(
+    report: MemberReport | None, name: str, leader_lsn: int, max_behind: int, search_fatal: bool
+) -> str:
     """Why a follower cannot take over by plan, from its own report; "" if it can."""
     if report is None:
         return f"{name} has not reported lately: it is down, or cut off"
     if not report.failover:
         return f"failover is switched off for {name}"
+    if search_fatal and report.search == "offline":
+        return f"search on {name} is offline, and chefha:leaderl:health_check:search_fatal is on"
     if report.pg is not PgState.STANDBY:
         return f"PostgreSQL on {name} is {report.pg}, not a standby"
     if not report.streaming or report.position is None:

@@ -21,6 +21,8 @@ class Policy:
     restart_in_place: str
     restart_max_redo: int
     max_behind: int
+    #: a member whose search is offline must not lead
+    search_fatal: bool = False
 
     @property
     def sync_rule(self) -> SyncRule:
@@ -37,4 +39,5 @@ def policy(settings: Settings) -> Policy:
         restart_in_place=settings.leaderl.restart_in_place,
         restart_max_redo=settings.leaderl.restart_max_redo_mb << 20,
         max_behind=settings.leaderl.max_bytes_behind_leader,
+        search_fatal=settings.leaderl.health_check.search_fatal,
     )

@@ -13,12 +13,14 @@ from chefha_core import codec
 from chefha_core.leaderl.client import Way
 from chefha_core.model import EtcdView, MemberReport, PgState, Position, format_lsn
 from chefha_core.parts.etcd import EtcdMember
+from chefha_core.parts.search import SearchClient, SearchHealth
 from chefha_core.settings import Settings
 from chefha_core.verbs import frontend_status
 from chefha_core.verbs.reach import etcd_client
 
 #: seconds for each question; the whole verb takes little more
 DEADLINE = 1.0
+ES = {"ES": "search"}
 COLUMNS = {"Name": "name", "IP": "ip", "GUID": "guid", "Role": "role", "PG": "pg"}
 
 
@@ -31,6 +33,7 @@ class Answers:
     #: what each member's leaderl says of itself
     live: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
+    search: SearchHealth | None = None
 
 
 def cluster_status(settings: Settings, name: str, deadline: float = DEADLINE) -> dict[str, Any]:
@@ -50,10 +53,21 @@ def ask(settings: Settings, name: str, deadline: float) -> Answers:
     }
     for member in settings.members:
         questions[member] = lambda member=member: fetch(way, member, deadline)  # type: ignore[misc]
+    if settings.search.flavor != "none":
+        questions["search"] = lambda: search_health(settings, name, deadline)
     answers, problems = gather(questions, deadline)
     client.close()
     live = {member: answers[member] for member in settings.members if member in answers}
-    return Answers(answers.get("etcd"), answers.get("etcd members", ()), live, problems)
+    return Answers(answers.get("etcd"), answers.get("etcd members", ()), live, problems, answers.get("search"))
+
+
+def search_health(settings: Settings, name: str, deadline: float) -> SearchHealth:
+    """What this member's search says of its cluster; SearchError if it does not answer."""
+    client = SearchClient(settings.members[name], settings.search.port, deadline)
+    try:
+        return client.health()
+    finally:
+        client.close()
 
 
 def gather(questions: Mapping[str, Callable[[], Any]], deadline: float) -> tuple[dict[str, Any], dict[str, str]]:
@@ -88,6 +102,8 @@ def report(settings: Settings, answers: Answers) -> dict[str, Any]:
     leader = view.leader if view else None
     guids = {member.name: member.id_hex for member in answers.members}
     rows = [_row(name, str(address), answers, guids) for name, address in settings.members.items()]
+    if settings.search.flavor == "none":
+        rows = [{**row, "search": None} for row in rows]
     holders = [row["name"] for row in rows if row["vip"]]
     return {
         "cluster": settings.cluster,
@@ -99,8 +115,21 @@ def report(settings: Settings, answers: Answers) -> dict[str, Any]:
         "durability": settings.durability,
         "voters": list(view.sync.voters) if view and view.sync else [],
         "handover_asked": view.intent.to or "anybody" if view and view.intent else None,
+        "search": _search(settings, answers),
         "members": rows,
         "problems": dict(answers.problems),
+    }
+
+
+def _search(settings: Settings, answers: Answers) -> dict[str, Any] | None:
+    """The search cluster as this node's search sees it; None where there is none."""
+    if settings.search.flavor == "none":
+        return None
+    seen = answers.search
+    return {
+        "flavor": settings.search.flavor,
+        "status": seen.status if seen else "unknown",
+        "nodes": seen.nodes if seen else None,
     }
 
 
@@ -116,6 +145,7 @@ def _row(name: str, address: str, answers: Answers, guids: Mapping[str, str]) ->
         "guid": guids.get(name, "-"),
         "role": str(live.get("role") or (said.role if said else "-")),
         "pg": pg_word(said.pg, said.streaming) if said else "offline",
+        "search": str(live.get("search") or (said.search if said else "") or "offline"),
         "vip": bool(live.get("vip", False)),
         "lag_bytes": _lag(view, said),
         "timeline": position.timeline if position else None,
@@ -155,7 +185,9 @@ def leader_position(view: EtcdView | None) -> Position | None:
 
 def table(data: Mapping[str, Any]) -> str:
     """The rows as chef-backend-ctl prints them."""
-    return columns([list(COLUMNS), *([str(row[key]) for key in COLUMNS.values()] for row in data["members"])])
+    shown = COLUMNS | (ES if data.get("search") else {})
+    cells = [[str(row[key]) for key in shown.values()] for row in data["members"]]
+    return columns([list(shown), *cells])
 
 
 def columns(rows: list[list[str]]) -> str:

@@ -67,7 +67,9 @@ def demotion_refusal(settings: Settings, view: EtcdView, name: str) -> str:
 def unfitness(settings: Settings, view: EtcdView, name: str) -> str:
     """Why a member is not eligible, by the rule that the leader asks once more; "" if it is."""
     lsn = view.leader.lsn if view.leader else 0
-    return why_not_eligible(view.members.get(name), name, lsn, settings.leaderl.max_bytes_behind_leader)
+    habits = settings.leaderl
+    report, fatal = view.members.get(name), habits.health_check.search_fatal
+    return why_not_eligible(report, name, lsn, habits.max_bytes_behind_leader, fatal)
 
 
 def _general_refusal(view: EtcdView, asked: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from chefha_core.parts.etcd import EtcdError, EtcdRefused
 from chefha_core.parts.etcd_http import PERMISSION_DENIED
+from chefha_core.parts.search import SearchClient, SearchError
 from chefha_core.settings import Settings
 from chefha_core.verbs.reach import VerbError, etcd_client, leaderl_converge, leaderl_status
 
@@ -58,6 +59,23 @@ def member_problem(timeout: float = 2.0, path: Path | None = None) -> str:
     if said.get("role") in WELL and not said.get("job"):
         return ""
     return f"this node is {said.get('role', '?')}: {said.get('reason', '')}"
+
+
+def search_problem(settings: Settings, name: str, timeout: float = 2.0) -> str:
+    """Why this node's search is in no cluster with a majority, "" if it is, or where there is no search."""
+    if settings.search.flavor == "none":
+        return ""
+    client = SearchClient(settings.members[name], settings.search.port, timeout)
+    try:
+        seen = client.nodes()
+    except SearchError as error:
+        return f"{error}; look at: systemctl status chefha-search"
+    finally:
+        client.close()
+    there = [member for member in settings.members if member in seen.names]
+    if not seen.master or 2 * len(there) <= len(settings.members):
+        return f"search on this node sees {', '.join(there) or 'nobody'}, and {seen.master or 'nobody'} as master"
+    return ""
 
 
 def wait_until_well(problem: Callable[[], str], timeout: float) -> float:

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from chefha_core.parts.etcd import Health
+from chefha_core.parts.search import SearchHealth
+from chefha_core.search_engine import UNIT as SEARCH_UNIT
 from chefha_core.settings import Settings
-from chefha_core.verbs.cluster_status import ask, columns, gather, report
+from chefha_core.verbs.cluster_status import ask, columns, gather, report, search_health
 from chefha_core.verbs.reach import VerbError, etcd_client
 
 UNITS = {
@@ -32,15 +34,21 @@ def status(
     settings: Settings, name: str, simple: bool = False, service: str = "", deadline: float = 1.0
 ) -> dict[str, Any]:
     """Per service: state, pid, seconds in that state, and (unless ``simple``) what the cluster says; the disks."""
-    if service and service not in UNITS:
-        raise VerbError(f"status {service}: no such service; there are {', '.join(UNITS)}")
-    wanted = {key: unit for key, unit in UNITS.items() if service in ("", key)}
+    units = units_of(settings)
+    if service and service not in units:
+        raise VerbError(f"status {service}: no such service; there are {', '.join(units)}")
+    wanted = {key: unit for key, unit in units.items() if service in ("", key)}
     rows = local(wanted)
     if not simple:
         cells = distributed(settings, name, deadline)
         for key, row in rows.items():
             row["distributed"] = cells.get(key, "-")
     return {"services": rows, "disks": {} if simple or service else disks(settings, deadline)}
+
+
+def units_of(settings: Settings) -> dict[str, str]:
+    """The services of this node; search goes by the engine's own name."""
+    return UNITS | ({settings.search.flavor: SEARCH_UNIT} if settings.search.flavor != "none" else {})
 
 
 def local(units: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -78,6 +86,8 @@ def distributed(settings: Settings, name: str, deadline: float) -> dict[str, str
         "cluster": lambda: report(settings, ask(settings, name, deadline)),
         "etcd": lambda: client.healthy_endpoints(deadline),
     }
+    if settings.search.flavor != "none":
+        questions["search"] = lambda: search_health(settings, name, deadline)
     answers, problems = gather(questions, deadline + 0.3)
     client.close()
     cluster = answers.get("cluster")
@@ -86,8 +96,18 @@ def distributed(settings: Settings, name: str, deadline: float) -> dict[str, str
         cells = {"postgresql": f"error: {error}", "leaderl": f"error: {error}"}
     else:
         cells = {"postgresql": postgresql_cell(cluster), "leaderl": leaderl_cell(cluster)}
+    if "search" in questions:
+        health = answers.get("search")
+        cells[settings.search.flavor] = (
+            search_cell(health, len(settings.members)) if health else f"error: {problems.get('search', 'no answer')}"
+        )
     healths = answers.get("etcd")
     return cells | {"etcd": etcd_cell(healths) if healths else f"error: {problems.get('etcd', 'no answer')}"}
+
+
+def search_cell(health: SearchHealth, members: int) -> str:
+    """The colour that search gives itself, and how many of its nodes are there."""
+    return f"state: {health.status}; nodes online: {health.nodes}/{members}"
 
 
 def etcd_cell(healths: Sequence[Health]) -> str:
@@ -115,6 +135,8 @@ def leaderl_cell(cluster: Mapping[str, Any]) -> str:
 def disks(settings: Settings, deadline: float) -> dict[str, str]:
     """Room on the file systems of the data folders; a disk that hangs is an error, not a wait."""
     paths = {settings.postgresql.data_dir, settings.etcd.data_dir, "/var/log"}
+    if settings.search.flavor != "none":
+        paths |= {settings.search.data_dir, settings.search.log_dir}
     answers, problems = gather({path: (lambda p=path: _room(p)) for path in sorted(paths)}, deadline)  # type: ignore[misc]
     return answers | {path: f"error: {why}" for path, why in problems.items()}
 
