@@ -7,10 +7,10 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ PYTHON = "/opt/saltstack/salt/bin/python"
 BUILDER = "/opt/wheel-builder/bin/python"
 FRONTEND_FILES = f"{SOURCE}/salt/chefha/frontend/files"
 STAND_IN = "chef-server-core.deb"
+SECRETS_CONF = f"{SOURCE}/salt/chefha/master/files/chefha-secrets.conf"
+MASTER_D = "/etc/salt/master.d"
 # The master hands the secrets out by ext_pillar where chefha has a runner for that; else they stand in the pillar.
 SECRETS_BY_RUNNER = (PROJECT / "_runners/chefha.py").is_file()
 # Only what the machines use: the rest would make every edit of a test or a page a new deployment.
@@ -91,20 +93,20 @@ class Deployment:
         self._machines.write(MASTER, {f"{PILLAR}/chefha.sls": sls, f"{PILLAR}/top.sls": top}, mode=0o600)
 
     def make_secrets(self, wheel: str) -> bool:
-        """Make the cluster's secrets on the master, which hands them out by ext_pillar (nodes.SECRETS_CONF).
-
-        That needs the library in the master's own Python. Return whether a running master has an older one in memory.
+        """Make the cluster's secrets on the master, which hands them out by ext_pillar; that needs the library in the
+        master's own Python. Return whether the master must restart: for that configuration, or for another library.
         """
         kept = f"{STATE}/wheel.sha256"
-        known = self._machines.run(MASTER, ["cat", kept], 10)
         made = self._machines.check(MASTER, ["sha256sum", f"{WHEELS}/{wheel}"], 10)
-        if known.out != made:
+        new = self._machines.run(MASTER, ["cat", kept], 10).out != made
+        if new:
             install = "-m pip install -q --no-index --no-deps --force-reinstall --disable-pip-version-check"
             self._machines.check(MASTER, [PYTHON, *install.split(), f"{WHEELS}/{wheel}"], WHEEL_TIMEOUT)
-        self._machines.check(MASTER, ["salt-run", "saltutil.sync_all"], 60)
+            self._machines.write(MASTER, {kept: made})
+        copy = f"cmp -s {SECRETS_CONF} {MASTER_D}/chefha-secrets.conf || cp -v {SECRETS_CONF} {MASTER_D}/"
+        copied = self._machines.check(MASTER, ["sh", "-c", copy], 10)
         self._machines.check(MASTER, ["salt-run", "chefha.secrets", f"cluster={CLUSTER}"], 60)
-        self._machines.write(MASTER, {kept: made})
-        return known.rc == 0 and known.out != made
+        return new or bool(copied)
 
     def _secrets(self) -> dict[str, Any]:
         """Passwords and certificates: made once per lab by chefha's own generator, kept on the master."""
@@ -124,10 +126,12 @@ class Deployment:
 
 def stand_in() -> bytes:
     """The stand-in for Chef's own package, a .deb, always the same bytes; empty where this checkout has none."""
-    if find_spec("lab.standin") is None:
+    try:
+        deb = import_module("lab.standin.deb")
+    except ModuleNotFoundError:
         return b""
-    made: bytes = import_module("lab.standin").build(CHEF_SERVER_VERSION)
-    return made
+    with tempfile.TemporaryDirectory(prefix="chefha-lab-") as folder:
+        return Path(deb.build(Path(folder), CHEF_SERVER_VERSION)).read_bytes()
 
 
 def _archived(project: Path) -> tuple[bytes, str]:
