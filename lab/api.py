@@ -232,9 +232,9 @@ class Lab:
             deployment.write_pillar(wheel)
         if SECRETS_BY_RUNNER:
             with self.progress.step("secrets"):
-                outdated = deployment.make_secrets(wheel)
-            if outdated:
-                with self.progress.step("salt-master restarts with its new library"):
+                must_restart = deployment.make_secrets(wheel)
+            if must_restart:
+                with self.progress.step("salt-master restarts with library and secrets"):
                     self._salt.restart_master()
         if not apply:
             return True

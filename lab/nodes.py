@@ -47,11 +47,6 @@ pillar_roots: {base: [/srv/chefha-pillar]}
 worker_threads: 3
 """
 
-SECRETS_CONF = """\
-ext_pillar:
-  - chefha_secrets: {}
-"""
-
 
 @dataclass(frozen=True)
 class Ran:
@@ -277,8 +272,7 @@ class Machines:
         self.write(node, {"/etc/machine-id": uuid.uuid4().hex + "\n", "/etc/salt/minion.d/lab.conf": MINION_CONF})
         self.write(node, {"/etc/salt/minion_id": node.name})
         if node is MASTER:
-            conf = "/etc/salt/master.d"
-            self.write(node, {f"{conf}/lab.conf": MASTER_CONF, f"{conf}/chefha-secrets.conf": SECRETS_CONF})
+            self.write(node, {"/etc/salt/master.d/lab.conf": MASTER_CONF})
         self.put_tar(node, "/etc/systemd/system", _enabling(node.services))
 
 
