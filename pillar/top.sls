@@ -1,4 +1,5 @@
-# Only the members may read this pillar: it holds the cluster's secrets.
+# Members, front ends and the master, and nobody else. Secrets made by `salt-run chefha.secrets` are not in it.
 base:
-  'be*':
+  'be* or fe* or master':
+    - match: compound
     - chefha

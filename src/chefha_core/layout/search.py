@@ -55,7 +55,7 @@ def wishes(settings: Settings, name: str, machine: Machine) -> list[Wish]:
         *private,
         *_files(settings, name, machine),
         unit_file(UNIT, unit_text(settings, name)),
-        running(UNIT),
+        running(UNIT, in_turn=True),
     ]
 
 

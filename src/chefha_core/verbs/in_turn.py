@@ -15,6 +15,7 @@ from contextlib import suppress
 from chefha_core.parts.etcd import Compare, EtcdClient, EtcdError, EtcdUnreachable, Put
 from chefha_core.settings import Settings
 from chefha_core.verbs.etcd_access import root_client
+from chefha_core.verbs.member import search_problem
 from chefha_core.verbs.reach import VerbError, etcd_client
 
 #: the key, and the seconds for which it outlives whoever has it
@@ -45,8 +46,17 @@ def _etcd(settings: Settings, name: str, endpoints: tuple[str, ...]) -> str:
     return "; ".join(f"etcd at {one.endpoint}: {one.problem}" for one in health if not one.ok)
 
 
+def other_searches(settings: Settings, name: str) -> str:
+    """Why another member's search is in no cluster with a majority, "" if all are."""
+    problems = (search_problem(settings, other, DEADLINE) for other in settings.members if other != name)
+    return "; ".join(problem for problem in problems if problem)
+
+
 #: unit: why the other members cannot spare ours now, and why ours is not well
-WELL: dict[str, tuple[Problem, Problem]] = {"chefha-etcd.service": (other_etcds, own_etcd)}
+WELL: dict[str, tuple[Problem, Problem]] = {
+    "chefha-etcd.service": (other_etcds, own_etcd),
+    "chefha-search.service": (other_searches, search_problem),
+}
 
 
 def restart_in_turn(settings: Settings, name: str, unit: str, timeout: float) -> str:

@@ -62,19 +62,19 @@ def member_problem(timeout: float = 2.0, path: Path | None = None) -> str:
 
 
 def search_problem(settings: Settings, name: str, timeout: float = 2.0) -> str:
-    """Why this node's search is in no cluster with a majority, "" if it is, or where there is no search."""
+    """Why the search of the member ``name`` is in no cluster with a majority, "" if it is, or without search."""
     if settings.search.flavor == "none":
         return ""
     client = SearchClient(settings.members[name], settings.search.port, timeout)
     try:
         seen = client.nodes()
     except SearchError as error:
-        return f"{error}; look at: systemctl status chefha-search"
+        return f"{error}; look there at: systemctl status chefha-search"
     finally:
         client.close()
     there = [member for member in settings.members if member in seen.names]
     if not seen.master or 2 * len(there) <= len(settings.members):
-        return f"search on this node sees {', '.join(there) or 'nobody'}, and {seen.master or 'nobody'} as master"
+        return f"search on {name} sees {', '.join(there) or 'nobody'}, and {seen.master or 'nobody'} as master"
     return ""
 
 
