@@ -114,11 +114,11 @@ def _let_in(client: EtcdClient, name: str, own_url: str, running: Callable[[str]
     members = confirmed_members(client)
     needed = entry(name, own_url, members, running)
     if needed.remove:
-        print(f"{name} has no data: its former identity {needed.remove} is struck off etcd's list", file=sys.stderr)
         remove_member(client, needed.remove)
+        print(f"{name} has no data: its former identity {needed.remove} was struck off etcd's list", file=sys.stderr)
     if needed.add:
-        print(f"{name} is let into etcd as a new member at {own_url}", file=sys.stderr)
         add_member(client, own_url)
+        print(f"{name} was let into etcd as a new member at {own_url}", file=sys.stderr)
     return confirmed_members(client) if needed.add else members
 
 

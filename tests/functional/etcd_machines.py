@@ -64,11 +64,11 @@ class Machines:
             self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log)
         return begin
 
-    def stop(self, name: str) -> None:
+    def stop(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:
         """The process is gone, and the data are kept."""
         process = self.processes.pop(name)
-        process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        process.send_signal(how)
+        process.wait(15)
 
     def wipe(self, name: str) -> None:
         """An empty machine takes this one's place."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -191,6 +193,27 @@ def test_a_wrong_password_is_one_sentence_without_it(
     logs = "".join(path.read_text() for path in closed.folder.glob("*.log"))
     secrets = closed.settings.secrets
     assert not any(secret in logs for secret in (secrets.etcd_password, secrets.etcd_root_password, "secret-"))
+
+
+def test_etcdctl_gets_in_without_a_password_on_its_command_line(closed: Machines) -> None:
+    """As docs/etcd.md says; an independent witness, over gRPC, of who may read what."""
+    closed.client().put("leader", "be1")
+    tls, secrets = closed.settings.tls.directory, closed.settings.secrets
+    command = ["etcdctl", "--endpoints", closed.settings.endpoints("be1")[0], "--cacert", f"{tls}/ca.crt"]
+    command += ["--cert", f"{tls}/server.crt", "--key", f"{tls}/server.key", "get", "--print-value-only"]
+    member = {"ETCDCTL_USER": member_user(closed.settings), "ETCDCTL_PASSWORD": secrets.etcd_password}
+    root = {"ETCDCTL_USER": ROOT, "ETCDCTL_PASSWORD": secrets.etcd_root_password}
+    nobody: dict[str, str] = {}
+    for user, key, expected in (
+        (root, "/chefha/test/leader", "be1"),
+        (member, "/chefha/test/leader", "be1"),
+        (root, "/elsewhere", ""),
+        (member, "/elsewhere", None),
+        (nobody, "/chefha/test/leader", None),
+    ):
+        environment = {**os.environ, "ETCDCTL_API": "3", **user}
+        done = subprocess.run([*command, key], env=environment, capture_output=True, text=True, check=False)
+        assert (done.stdout.strip() if done.returncode == 0 else None) == expected, done.stderr
 
 
 def test_one_password_after_the_other_is_exchanged(closed: Machines, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ def restarting(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> list[tupl
 
     def restart(unit: str) -> None:
         name = threading.current_thread().name
-        machines.stop(name)
+        machines.stop(name, signal.SIGTERM)
         log.append((name, " ".join(sorted(set(MEMBERS) - set(machines.processes)))))
         time.sleep(0.3)
         machines.start(name)
@@ -133,7 +134,7 @@ def test_certificates_are_exchanged_without_a_restart_and_the_authority_in_turn(
 
     def restart_all() -> None:
         for name in MEMBERS:
-            machines.stop(name)
+            machines.stop(name, signal.SIGTERM)
             machines.start(name)
             machines.wait_healthy()
 
@@ -151,7 +152,7 @@ def test_certificates_are_exchanged_without_a_restart_and_the_authority_in_turn(
     # one that trusts the new authority only, among two that have not been restarted since: they show it the new
     # certificate as peers, too
     machines.write_tls(new)
-    machines.stop("be1")
+    machines.stop("be1", signal.SIGTERM)
     machines.start("be1")
     machines.wait_healthy()
     restart_all()
