@@ -18,6 +18,7 @@ from pathlib import Path
 
 from chefha_core.checked import SettingsError
 from chefha_core.layout.etcd import CONFIG_FILE, RUN_CONFIG, peer_url
+from chefha_core.node import run_folder
 from chefha_core.parts.etcd import EtcdClient, EtcdError, EtcdMember
 from chefha_core.parts.etcd_members import Said, add_member, confirmed_members, heard_at, remove_member
 from chefha_core.settings import SETTINGS_FILE, Settings, load
@@ -129,7 +130,7 @@ def patient(settings: Settings, name: str, patience: float = PATIENCE) -> Beginn
         try:
             return beginning(settings, name)
         except NotYet as error:
-            FORMATION.parent.mkdir(mode=0o755, exist_ok=True)
+            run_folder(FORMATION.parent)
             FORMATION.write_text(f"{error}\n", encoding="utf-8")
             if time.monotonic() > end:
                 raise
@@ -138,7 +139,7 @@ def patient(settings: Settings, name: str, patience: float = PATIENCE) -> Beginn
 
 def write(config: Path, run_config: Path, begin: Beginning, owner: str) -> None:
     """The configuration with the two lines, readable by etcd only."""
-    run_config.parent.mkdir(mode=0o755, exist_ok=True)
+    run_folder(run_config.parent)
     new = run_config.with_name(run_config.name + ".new")
     new.unlink(missing_ok=True)
     new.touch(mode=0o600)

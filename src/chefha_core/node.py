@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 from chefha_core.checked import SettingsError
 from chefha_core.settings import Settings
+
+
+def run_folder(path: Path) -> None:
+    """Make a folder below /run that several services share: whoever comes first may have a umask for itself alone."""
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o755)
 
 
 def own_name(settings: Settings) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chefha_core.checked import SettingsError
+from chefha_core.node import run_folder
 from chefha_core.parts.search import SearchClient, SearchError
 from chefha_core.search_engine import START, START_JAVA, engine_of, home_pattern, initial_setting, own_config
 from chefha_core.settings import SETTINGS_FILE, Search, Settings, load
@@ -141,7 +142,7 @@ def main() -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    run_folder(path.parent)
     fresh = path.with_suffix(".new")
     fresh.write_text(text, encoding="utf-8")
     fresh.chmod(0o644)
