@@ -11,6 +11,7 @@ The result stands in ``/run``, so the configuration files never change.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,7 @@ class Found:
 
     #: home folder of the engine
     home: str
+    #: folder of Java; "" where the unit names one, or the engine brings its own
     java_home: str
     #: a member that is in a formed cluster, "" if none says so
     formed_at: str
@@ -92,9 +94,9 @@ def look(settings: Settings, name: str) -> Found:
 
 
 def java_home(search: Search, root: str = "/usr/lib/jvm") -> str:
-    """Folder of Java; "" lets the engine take the one that it brings."""
+    """Folder of the Java that ``java_package`` brought; "" where it is not wanted."""
     if search.java_home or not search.java_package:
-        return search.java_home
+        return ""
     version = re.search(r"openjdk-(\d+)-", search.java_package)
     found = sorted(Path(root).glob(f"java-{version[1]}-openjdk-*")) if version else []
     return str(found[0]) if found else "/usr"  # where bin/java is whatever Debian's alternatives say
@@ -125,6 +127,7 @@ def main() -> int:
     parser.add_argument("--settings", type=Path, default=SETTINGS_FILE, help="JSON file that the states wrote")
     parser.add_argument("--name", required=True, help="this member's name")
     arguments = parser.parse_args()
+    os.umask(0o022)  # the unit's is stricter, and others read in /run/chefha too
     try:
         settings = load(arguments.settings)
         found = look(settings, arguments.name)
@@ -141,10 +144,9 @@ def main() -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
     fresh.write_text(text, encoding="utf-8")
-    fresh.chmod(0o644)
     fresh.replace(path)
 
 
