@@ -20,7 +20,7 @@ from pathlib import Path
 
 from chefha_core.checked import SettingsError
 from chefha_core.parts.search import SearchClient, SearchError
-from chefha_core.search_engine import START, START_JAVA, engine_of, home_pattern, initial_setting, own_config
+from chefha_core.search_engine import CONFIG, START, START_JAVA, engine_of, home_pattern, initial_setting, own_config
 from chefha_core.settings import SETTINGS_FILE, Search, Settings, load
 
 #: seconds that another member has to say whether it is in a cluster
@@ -134,6 +134,8 @@ def main() -> int:
         own = Path(own_config(settings.search, found.home), "jvm.options")
         _write(Path(START_JAVA), java_options(own.read_text(encoding="utf-8")))
         _write(Path(START), environment(settings, found))
+        for half in Path(CONFIG).glob("*.keystore.tmp"):  # killed while it wrote its keystore, it never starts again
+            half.unlink()
     except (SettingsError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

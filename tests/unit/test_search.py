@@ -108,6 +108,9 @@ def test_a_start_writes_what_was_decided_and_the_makers_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(search_engine, "UNPACKED", str(tmp_path))
+    monkeypatch.setattr(search_start, "CONFIG", str(tmp_path))
+    half = tmp_path / "opensearch.keystore.tmp"
+    half.touch()
     monkeypatch.setattr(search_start, "START", str(tmp_path / "run/search.env"))
     monkeypatch.setattr(search_start, "START_JAVA", str(tmp_path / "run/search.jvm.options"))
     here = settings(members={"be1": "127.0.0.1", "be2": "127.0.0.2", "be3": "127.0.0.3"}, port=1)
@@ -125,6 +128,7 @@ def test_a_start_writes_what_was_decided_and_the_makers_options(
     assert started.startswith(f"SEARCH_COMMAND={home}/bin/opensearch -Ecluster.initial_cluster_manager_nodes=be1,")
     assert (tmp_path / "run/search.jvm.options").read_text(encoding="utf-8") == "-Da=b\n"
     assert (tmp_path / "run/search.jvm.options").stat().st_mode & 0o777 == 0o644
+    assert not half.exists()
 
 
 # ---- the engine's HTTP, from a small server that answers as the engines do
