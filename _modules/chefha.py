@@ -174,7 +174,7 @@ def validate_pillar():
         salt '*' chefha.validate_pillar
     """
     try:
-        settings = _core("layout.catalogue").checked(__pillar__.get("chefha"), __opts__["id"])
+        settings = _core("layout.catalogue").checked(__salt__["pillar.items"]().get("chefha"), __opts__["id"])
     except ValueError as error:
         raise CommandExecutionError(str(error)) from error
     return _verb("config").shown(settings)

@@ -11,6 +11,7 @@ The result stands in ``/run``, so the configuration files never change.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from pathlib import Path
 from chefha_core.checked import SettingsError
 from chefha_core.node import run_folder
 from chefha_core.parts.search import SearchClient, SearchError
-from chefha_core.search_engine import START, START_JAVA, engine_of, home_pattern, initial_setting, own_config
+from chefha_core.search_engine import CONFIG, START, START_JAVA, engine_of, home_pattern, initial_setting, own_config
 from chefha_core.settings import SETTINGS_FILE, Search, Settings, load
 
 #: seconds that another member has to say whether it is in a cluster
@@ -37,6 +38,7 @@ class Found:
 
     #: home folder of the engine
     home: str
+    #: folder of Java; "" where the unit names one, or the engine brings its own
     java_home: str
     #: a member that is in a formed cluster, "" if none says so
     formed_at: str
@@ -93,9 +95,9 @@ def look(settings: Settings, name: str) -> Found:
 
 
 def java_home(search: Search, root: str = "/usr/lib/jvm") -> str:
-    """Folder of Java; "" lets the engine take the one that it brings."""
+    """Folder of the Java that ``java_package`` brought; "" where it is not wanted."""
     if search.java_home or not search.java_package:
-        return search.java_home
+        return ""
     version = re.search(r"openjdk-(\d+)-", search.java_package)
     found = sorted(Path(root).glob(f"java-{version[1]}-openjdk-*")) if version else []
     return str(found[0]) if found else "/usr"  # where bin/java is whatever Debian's alternatives say
@@ -126,12 +128,15 @@ def main() -> int:
     parser.add_argument("--settings", type=Path, default=SETTINGS_FILE, help="JSON file that the states wrote")
     parser.add_argument("--name", required=True, help="this member's name")
     arguments = parser.parse_args()
+    os.umask(0o022)  # the unit's is stricter, and others read in /run/chefha too
     try:
         settings = load(arguments.settings)
         found = look(settings, arguments.name)
         own = Path(own_config(settings.search, found.home), "jvm.options")
         _write(Path(START_JAVA), java_options(own.read_text(encoding="utf-8")))
         _write(Path(START), environment(settings, found))
+        for half in Path(CONFIG).glob("*.keystore.tmp"):  # killed while it wrote its keystore, it never starts again
+            half.unlink()
     except (SettingsError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -145,7 +150,6 @@ def _write(path: Path, text: str) -> None:
     run_folder(path.parent)
     fresh = path.with_suffix(".new")
     fresh.write_text(text, encoding="utf-8")
-    fresh.chmod(0o644)
     fresh.replace(path)
 
 

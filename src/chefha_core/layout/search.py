@@ -104,7 +104,7 @@ def _package(wanted: Search) -> list[Wish]:
     return [
         masked(f"{wanted.flavor}.service"),
         *repository("chefha-search", source.repository, source.repository_key),
-        _installed("chefha-search", [{source.package: wanted.version}], refresh=True, env=PACKAGE_ENVIRONMENT),
+        _installed("chefha-search-package", [{source.package: wanted.version}], refresh=True, env=PACKAGE_ENVIRONMENT),
     ]
 
 

@@ -26,7 +26,7 @@ StartLimitIntervalSec=0
 Type=simple
 User={user}
 Group={user}
-{groups}Environment={prefix}_PATH_CONF={config} {prefix}_TMPDIR={cache}
+{groups}Environment={prefix}_PATH_CONF={config} {prefix}_TMPDIR={cache}{java}
 EnvironmentFile=-{start}
 # as root: the settings hold secrets. It writes SEARCH_COMMAND, see docs/search.md
 ExecStartPre=+{python} -m chefha_core.search_start --name {name}
@@ -156,6 +156,8 @@ def unit_text(settings: Settings, name: str, python: str = sys.executable) -> st
         # a package's plugins read their own configuration, which belongs to the package's group
         groups=f"SupplementaryGroups={search.flavor}\n" if search.source.package else "",
         prefix=engine_of(search).prefix,
+        # else it is found at each start
+        java=f" {engine_of(search).prefix}_JAVA_HOME={search.java_home}" if search.java_home else "",
         config=CONFIG,
         cache=CACHE,
         start=START,
