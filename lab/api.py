@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from . import engine, faults, image, probe, search_probe, shop, timing
-from .deploy import PROJECT, SECRETS_BY_RUNNER, Deployment
+from .deploy import PROJECT, Deployment
 from .nodes import Machines
 from .probe import Probe, ProbeResult
 from .progress import LabError, Progress
@@ -230,12 +230,11 @@ class Lab:
             wheel = deployment.build_wheel()
         with self.progress.step("pillar"):
             deployment.write_pillar(wheel)
-        if SECRETS_BY_RUNNER:
-            with self.progress.step("secrets"):
-                must_restart = deployment.make_secrets(wheel)
-            if must_restart:
-                with self.progress.step("salt-master restarts with library and secrets"):
-                    self._salt.restart_master()
+        with self.progress.step("secrets"):
+            must_restart = deployment.make_secrets(wheel)
+        if must_restart:
+            with self.progress.step("salt-master restarts with library and secrets"):
+                self._salt.restart_master()
         if not apply:
             return True
         with self.progress.step("minions answer"):

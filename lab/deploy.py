@@ -16,7 +16,7 @@ from typing import Any
 from .nodes import Machines
 from .stack import CHEF_SERVER_VERSION, CLUSTER, Stack, pillar
 from .standin import deb
-from .topology import BACKENDS, MASTER, VIP, addresses
+from .topology import MASTER
 
 PROJECT = Path(__file__).resolve().parent.parent
 SOURCE = "/srv/chefha"
@@ -27,8 +27,8 @@ PYTHON = "/opt/saltstack/salt/bin/python"
 BUILDER = "/opt/wheel-builder/bin/python"
 FRONTEND_FILES = f"{SOURCE}/salt/chefha/frontend/files"
 STAND_IN = "chef-server-core.deb"
-# The master hands the secrets out by ext_pillar where chefha has a runner for that; else they stand in the pillar.
-SECRETS_BY_RUNNER = (PROJECT / "_runners/chefha.py").is_file()
+SECRETS_CONF = f"{SOURCE}/salt/chefha/master/files/chefha-secrets.conf"
+MASTER_D = "/etc/salt/master.d"
 # Only what the machines use: the rest would make every edit of a test or a page a new deployment.
 LEFT_OUT = {"lab", "tests", "bench", "docs", "build", "dist", "scripts", "Makefile", "requirements.lock"}
 WHEEL_TIMEOUT = 180.0
@@ -83,43 +83,26 @@ class Deployment:
                 "checksum": f"sha256={hashlib.sha256(self._stand_in).hexdigest()}",
                 "chef_server_version": CHEF_SERVER_VERSION,
             }
-        if not SECRETS_BY_RUNNER:
-            more |= self._secrets()
         # JSON is YAML; the first line keeps Jinja away from what may look like a template in a secret.
         sls = "#!yaml\n" + json.dumps(pillar(self._stack, **more), indent=2, sort_keys=True) + "\n"
         top = "#!yaml\n" + json.dumps({"base": {"*": ["chefha"]}}) + "\n"
         self._machines.write(MASTER, {f"{PILLAR}/chefha.sls": sls, f"{PILLAR}/top.sls": top}, mode=0o600)
 
     def make_secrets(self, wheel: str) -> bool:
-        """Make the cluster's secrets on the master, which hands them out by ext_pillar (nodes.SECRETS_CONF).
-
-        That needs the library in the master's own Python. Return whether a running master has an older one in memory.
+        """Make the cluster's secrets on the master, which hands them out by ext_pillar; that needs the library in the
+        master's own Python. Return whether the master must restart: for that configuration, or for another library.
         """
         kept = f"{STATE}/wheel.sha256"
-        known = self._machines.run(MASTER, ["cat", kept], 10)
         made = self._machines.check(MASTER, ["sha256sum", f"{WHEELS}/{wheel}"], 10)
-        if known.out != made:
+        new = self._machines.run(MASTER, ["cat", kept], 10).out != made
+        if new:
             install = "-m pip install -q --no-index --no-deps --force-reinstall --disable-pip-version-check"
             self._machines.check(MASTER, [PYTHON, *install.split(), f"{WHEELS}/{wheel}"], WHEEL_TIMEOUT)
-        self._machines.check(MASTER, ["salt-run", "saltutil.sync_all"], 60)
+            self._machines.write(MASTER, {kept: made})
+        copy = f"cmp -s {SECRETS_CONF} {MASTER_D}/chefha-secrets.conf || cp -v {SECRETS_CONF} {MASTER_D}/"
+        copied = self._machines.check(MASTER, ["sh", "-c", copy], 10)
         self._machines.check(MASTER, ["salt-run", "chefha.secrets", f"cluster={CLUSTER}"], 60)
-        self._machines.write(MASTER, {kept: made})
-        return known.rc == 0 and known.out != made
-
-    def _secrets(self) -> dict[str, Any]:
-        """Passwords and certificates: made once per lab by chefha's own generator, kept on the master."""
-        kept = self._machines.run(MASTER, ["cat", f"{STATE}/secrets.json"], 10)
-        text = kept.out
-        if kept.rc:
-            program = (
-                "import json, sys; sys.path.insert(0, sys.argv[1]); from chefha_core import secrets; "
-                "print(json.dumps(secrets.generate(json.loads(sys.argv[2]), sys.argv[3])))"
-            )
-            arguments = [f"{SOURCE}/src", json.dumps(addresses(BACKENDS)), VIP]
-            text = self._machines.check(MASTER, [PYTHON, "-c", program, *arguments], 120)
-            self._machines.write(MASTER, {f"{STATE}/secrets.json": text}, mode=0o600)
-        made: dict[str, Any] = json.loads(text)
-        return made
+        return new or bool(copied)
 
 
 def stand_in() -> bytes:

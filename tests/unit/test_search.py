@@ -231,7 +231,7 @@ def test_a_member_waits_for_a_majority_with_a_master(port: int) -> None:
     here = settings(members={"be1": "127.0.0.1", "be2": "127.0.0.2", "be3": "127.0.0.3"}, port=port)
     assert member.search_problem(here, "be1") == ""
     Engine.answers[STATE] = (200, {"master_node": "n1", "nodes": {"n1": {"name": "be1"}}})
-    assert member.search_problem(here, "be1") == "search on this node sees be1, and be1 as master"
+    assert member.search_problem(here, "be1") == "search on be1 sees be1, and be1 as master"
     assert "does not answer" in member.search_problem(here, "be2")
     assert member.search_problem(settings("none"), "be1") == ""
 
@@ -299,7 +299,7 @@ def test_a_search_that_is_fatal_makes_the_node_unfit_beside_other_reasons() -> N
     memory = Memory()
 
     def unfit() -> str:
-        return observe("be1", NoEtcd(), NoAddress(), PgFacts(), memory, "", False, True, 3.0).unfit
+        return observe("be1", NoEtcd(), NoAddress(), PgFacts(), memory, "", False, 3.0).unfit
 
     assert unfit() == ""
     memory.search_unfit = "its search is offline"
