@@ -8,6 +8,7 @@ import importlib
 import sys
 from pathlib import Path
 
+import salt.pillar
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 __version__ = "0.1.0"
@@ -174,7 +175,9 @@ def validate_pillar():
         salt '*' chefha.validate_pillar
     """
     try:
-        settings = _core("layout.catalogue").checked(__salt__["pillar.items"]().get("chefha"), __opts__["id"])
+        # rendered anew: what the minion has in memory may be older than the master's files, and pillar.items masks it
+        pillar = salt.pillar.get_pillar(__opts__, dict(__grains__), __opts__["id"], __opts__.get("saltenv"))
+        settings = _core("layout.catalogue").checked(pillar.compile_pillar().get("chefha"), __opts__["id"])
     except ValueError as error:
         raise CommandExecutionError(str(error)) from error
     return _verb("config").shown(settings)

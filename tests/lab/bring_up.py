@@ -14,7 +14,8 @@ APPLY_TIMEOUT = 600.0
 #: (_schedule.conf is the minion's own: it writes it when it connects)
 FINGERPRINT = """
 {
-    find /etc /usr/local -xdev -not -type d -not -path '/etc/salt/pki/*' -not -name _schedule.conf \\
+    find /etc /usr/local -xdev -not -type d -not -path '/etc/salt/pki/*' -not -path '/etc/salt/chefha/*' \\
+        -not -name _schedule.conf \\
         -printf '%p %s %m %u %l\\n'
     find /var/lib/chefha -maxdepth 2 -not -type d -printf '%p %s %m %u %l\\n'
     dpkg-query -W

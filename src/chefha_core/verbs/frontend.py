@@ -108,7 +108,12 @@ def carry(front: FrontEnd, timeout: float, test: bool = False) -> Changes:
     """The published files are here before Chef configures itself; the others wait for them, the first does not."""
     if front.name == front.first and front.memory.ever:
         return {}  # what is here is what it publishes
-    pieces = _patiently(lambda: _awaited(front, timeout), 0 if test else timeout)
+    try:
+        pieces = _patiently(lambda: _awaited(front, timeout), 0 if test else timeout)
+    except VerbError:
+        if test and front.name == front.first:
+            return {}  # as far as can be seen there is no back end yet, so nothing was ever published
+        raise
     return _take(front, pieces, test) if pieces else {}
 
 
