@@ -227,12 +227,7 @@ def test_nobody_but_the_superuser_reads_the_secrets(stage: Stage) -> None:
 
 
 def test_status_through_two_ports(stage: Stage) -> None:
-    stage.node.sql("create role chefha_monitor login password 'm' in role pg_monitor")
-    stage.node.sql("alter role chefha_monitor set password_encryption to default")
-    with contextlib.closing(stage.node.connect()) as connection, connection.cursor() as cursor:
-        cursor.execute("set password_encryption = 'scram-sha-256'; alter role chefha_monitor password 'm'")
-    secrets = dataclasses.replace(stage.settings.secrets, monitoring_password="m")
-    settings = dataclasses.replace(stage.settings, secrets=secrets)
+    settings = stage.settings
     data = frontend_status.report(settings, *frontend_status.ask(settings, 2.0))
     assert (data["leader"], data["leader_state"], data["problems"]) == ("be-1", "leading", {})
     assert data["search"] == {"status": "green", "nodes": 2}
@@ -244,7 +239,6 @@ def test_status_through_two_ports(stage: Stage) -> None:
     silent = frontend_status.report(settings, *frontend_status.ask(
         dataclasses.replace(settings, postgresql=dataclasses.replace(settings.postgresql, port=1)), 1.0))  # fmt: skip
     assert silent["leader"] is None and "refused" in silent["problems"]["postgresql"]
-    stage.node.sql("drop role chefha_monitor")
 
 
 def test_the_second_way_in_writes_chefs_haproxy(stage: Stage, tmp_path: Path) -> None:
