@@ -251,7 +251,7 @@ def test_the_second_way_in_writes_chefs_haproxy(stage: Stage, tmp_path: Path) ->
     for line in (
         "bind 127.0.0.1:5432",
         "bind 127.0.0.1:9200",
-        r"option httpchk GET /leader HTTP/1.1\r\nHost:localhost:7331\r\n\r\n",
+        "http-check send meth GET uri /leader ver HTTP/1.1 hdr Host localhost:7331",
         "default-server inter 2s rise 1 fall 1 on-marked-down shutdown-sessions",
         f"server backend2 127.0.0.3:{front.settings.postgresql.port} check port 7331",
     ):

@@ -21,7 +21,7 @@ PLACES = {
     "the process list": "grep -laF -f {patterns} /proc/[0-9]*/cmdline",
     "files that everybody may read": (
         "find /etc /var/lib/chefha /opt/chefha-search /run /tmp /root /srv -xdev -type f -perm /o+r -print0 "
-        "| xargs -0 -r grep -laF -f {patterns} --"
+        "2>/dev/null | xargs -0 -r grep -laF -f {patterns} --"
     ),
 }
 

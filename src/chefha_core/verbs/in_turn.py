@@ -67,8 +67,12 @@ def restart_in_turn(settings: Settings, name: str, unit: str, timeout: float) ->
     if unit not in WELL:
         raise VerbError(f"{unit} cannot be restarted in turn; known are {', '.join(sorted(WELL))}")
     others, own = WELL[unit]
+
+    def connect() -> EtcdClient:
+        return root_client(settings, name, DEADLINE)[0]  # root, for the members' user may be about to change
+
     try:
-        client, _ = root_client(settings, name, DEADLINE)  # root, for the members' user may be about to change
+        client = connect()
     except EtcdUnreachable as error:
         systemctl_restart(unit)
         return f"restarted at once, for etcd does not serve anyway: {error}"
@@ -82,6 +86,7 @@ def restart_in_turn(settings: Settings, name: str, unit: str, timeout: float) ->
             others=lambda: others(settings, name),
             own=lambda: own(settings, name),
             timeout=timeout,
+            connect=connect,
         )
     finally:
         client.close()
@@ -96,12 +101,15 @@ def in_turn(
     others: Callable[[], str],
     own: Callable[[], str],
     timeout: float,
+    connect: Callable[[], EtcdClient] | None = None,
 ) -> None:
     """``restart`` while nobody else has the turn and ``others`` has no problem; ends when ``own`` has none. VerbError
     after ``timeout`` seconds; then the turn is over all the same, and whoever is next finds the others not well.
+
+    ``connect`` makes another client: root's password may change while this member waits, as one before it has its turn.
     """
     end = time.monotonic() + timeout
-    turn = _Turn(client, what)
+    turn = _Turn(client, what, connect or (lambda: client))
     try:
         _until(turn.wait, end, f"{what} is not restarted")
         _until(lambda: turn.keep() or others(), end, f"{what} is not restarted")
@@ -114,8 +122,8 @@ def in_turn(
 class _Turn:
     """The key, as one member waits for it or has it."""
 
-    def __init__(self, client: EtcdClient, what: str) -> None:
-        self._client = client
+    def __init__(self, client: EtcdClient, what: str, connect: Callable[[], EtcdClient]) -> None:
+        self._client, self._connect = client, connect
         self._value = json.dumps({"what": what, "ticket": secrets.token_hex(8)})
         self._lease = 0
 
@@ -128,7 +136,7 @@ class _Turn:
                 return ""
             holder = self._client.get(TURN)
         except EtcdError as error:
-            return str(error)
+            return self._afresh(error)
         if holder is None:
             return "the turn has just become free"
         return "" if holder.value == self._value else f"it is the turn of {_what(holder.value)}"
@@ -138,7 +146,13 @@ class _Turn:
         try:
             return "" if self._client.lease_keepalive(self._lease) else "its turn was too long"
         except EtcdError as error:
-            return str(error)
+            return self._afresh(error)
+
+    def _afresh(self, error: EtcdError) -> str:
+        """Go on with another client; what was wrong with this one."""
+        with suppress(EtcdError, VerbError):
+            self._client = self._connect()
+        return str(error)
 
     def give_back(self) -> None:
         """Let the next one have it now; else the lease does."""

@@ -68,7 +68,9 @@ class Haproxy
     <<~BACKEND + "#{servers.join("\n")}\n"
       backend chef_backend_#{name}
               mode tcp
-              option httpchk GET /leader HTTP/1.1\\r\\nHost:localhost:#{check}\\r\\n\\r\\n
+              # Chef's own, older HAProxy takes the same request as one line of "option httpchk"
+              option httpchk
+              http-check send meth GET uri /leader ver HTTP/1.1 hdr Host localhost:#{check}
               default-server inter 2s rise 1 fall 1#{more}
     BACKEND
   end
