@@ -162,9 +162,11 @@ class Lab:
         with ThreadPoolExecutor(len(nodes)) as pool:
             list(pool.map(lambda node: faults.heal(self.machines, node), nodes))
 
-    def probe(self, seconds: float = 600.0, interval: float = 0.01) -> AbstractContextManager[Probe]:
+    def probe(
+        self, seconds: float = 600.0, interval: float = 0.01, account: tuple[str, str] | None = None
+    ) -> AbstractContextManager[Probe]:
         """Write through the VIP while the block runs, for at most `seconds`; `.result` is there after the block."""
-        return probe.running(self.machines, seconds, interval)
+        return probe.running(self.machines, seconds, interval, account)
 
     def probe_for(self, seconds: float = 20.0) -> ProbeResult:
         """Probe for a time, with nothing else going on."""

@@ -126,14 +126,17 @@ class Probe:
 
 
 @contextmanager
-def running(machines: Machines, seconds: float = 20.0, interval: float = 0.01) -> Iterator[Probe]:
+def running(
+    machines: Machines, seconds: float = 20.0, interval: float = 0.01, account: tuple[str, str] | None = None
+) -> Iterator[Probe]:
     """Start the probe, give the block a Probe once writes are acknowledged, stop it after the block.
 
     `seconds` bounds it even if this program dies; leaving the block ends it sooner. `interval` (s) between writes.
+    `account`: role and password, by default the front ends'.
     """
     if not 0 < seconds <= MAX_SECONDS:
         raise LabError(f"a probe runs for up to {MAX_SECONDS:.0f} s, not {seconds:g}")
-    user, password = login(machines)
+    user, password = account or login(machines)
     run = uuid.uuid4().hex[:8]
     stop = f"{FOLDER}/{run}.stop"
     for node in (CLIENT, WATCH):

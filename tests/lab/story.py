@@ -109,8 +109,8 @@ class Story:
 
 
 @contextmanager
-def under_load(lab: Lab, outage: float = OUTAGE) -> Iterator[Story]:
-    """A whole cluster, writes through the VIP while the block runs, and the five points after it."""
+def under_load(lab: Lab, outage: float = OUTAGE, account: tuple[str, str] | None = None) -> Iterator[Story]:
+    """A whole cluster, writes through the VIP (as `account`) while the block runs, and the five points after it."""
     witness = Witness(lab.machines)
     witness.await_converged(WHOLE_BEFORE)
     searches = lab.stack.search != "none"
@@ -120,7 +120,7 @@ def under_load(lab: Lab, outage: float = OUTAGE) -> Iterator[Story]:
     story = Story(lab, witness, leader_of(rows), max(row.epoch for row in rows), outage)
     try:
         with ExitStack() as probes:
-            probe = probes.enter_context(lab.probe(PROBE, INTERVAL))
+            probe = probes.enter_context(lab.probe(PROBE, INTERVAL, account))
             search = probes.enter_context(lab.search_probe(PROBE)) if searches else None
             yield story
             story.heal()

@@ -9,6 +9,7 @@ from lab.api import Lab
 from lab.topology import BACKENDS, MASTER
 from lab.witness import Witness
 from tests.lab.bring_up import APPLY_TIMEOUT, failed
+from tests.lab.postgresql import sql
 from tests.lab.story import HICCUP, under_load
 
 SECRETS_TIMEOUT = 60.0
@@ -39,12 +40,16 @@ def settings(lab: Lab, node: str) -> dict[str, dict[str, str]]:
 
 
 def test_passwords_are_changed_under_load(lab: Lab, witness: Witness) -> None:
-    """Sessions of a role of its own go on; the old passwords are refused afterwards, the new ones work."""
+    """A role of the client's own writes on; the old passwords are refused afterwards, the new ones work."""
     old = settings(lab, BACKENDS[0].name)["secrets"]
-    with under_load(lab, outage=HICCUP) as story:
+    leader = witness.leader()
+    sql(lab, leader, "drop table if exists chefha_probe; create role writer login password 'of-its-own'")
+    sql(lab, leader, "grant create, usage on schema public to writer")
+    with under_load(lab, outage=HICCUP, account=("writer", "of-its-own")) as story:
         rotate(lab, "passwords")
         story.stays(1)
         witness.await_converged(60)
+    sql(lab, leader, "drop owned by writer cascade; drop role writer")
     new = settings(lab, BACKENDS[0].name)["secrets"]
     assert all(new[name] != old[name] for name in old if name.endswith("_password"))
     login = 'PGPASSWORD="$PASSWORD" psql -X -h {vip} -U chef_pgsql -d postgres -Atc "select 1"'
