@@ -10,7 +10,8 @@ from tests.unit.search_pillar import ARCHIVE, MEMBERS, SUM, settings
 
 from chefha_core.checked import SettingsError
 from chefha_core.layout import search_files
-from chefha_core.layout.search import Machine, signed_by, wishes
+from chefha_core.layout.repository import signed_by
+from chefha_core.layout.search import Machine, wishes
 from chefha_core.layout.wish import Wish
 from chefha_core.search_engine import unpacked
 

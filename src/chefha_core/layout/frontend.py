@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
-
 from chefha_core.chef_server import chef_server_rb, fqdn_of
 from chefha_core.layout.leaderl import CTL, ctl_text
+from chefha_core.layout.repository import repository
 from chefha_core.layout.wish import Wish, folder, text_file
 from chefha_core.settings import Frontend, Settings
 
 CHEF_SERVER_RB = "/etc/opscode/chef-server.rb"
 HEADER = "# Written by chefha's states: changes here are lost, use pillar chefha:frontend:settings\n"
 CACHE = "/var/cache/chefha"
-KEY = "/etc/apt/keyrings/chefha-frontend.asc"
-SOURCES = "/etc/apt/sources.list.d/chefha-frontend.list"
 
 
 def frontend_package(settings: Settings, name: str) -> list[Wish]:
@@ -34,25 +31,11 @@ def _from_file(front: Frontend) -> list[Wish]:
 
 
 def _from_repository(front: Frontend) -> list[Wish]:
-    wishes = []
-    if front.repository_key:
-        wishes += [folder("/etc/apt/keyrings"), text_file(KEY, front.repository_key)]
-    if front.repository:
-        wishes.append(text_file(SOURCES, _signed(front)))
     return [
-        *wishes,
+        *repository("chefha-frontend", front.repository, front.repository_key),
         Wish("cmd.run", {"name": "apt-get -q update"}, after_change=True),
         Wish("pkg.installed", {"name": front.package, "pkgs": [front.package], "refresh": None}),
     ]
-
-
-def _signed(front: Frontend) -> str:
-    """The repository's line, trusted by its own key alone."""
-    line = front.repository.strip()
-    if not front.repository_key or "signed-by=" in line:
-        return line
-    kind, options, rest = re.fullmatch(r"(\S+)\s+(?:\[([^]]*)\]\s+)?(.*)", line).groups()  # type: ignore[union-attr]
-    return f"{kind} [{' '.join(filter(None, [(options or '').strip(), f'signed-by={KEY}']))}] {rest}"
 
 
 def frontend_base(settings: Settings, name: str) -> list[Wish]:

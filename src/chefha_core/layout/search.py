@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from chefha_core.layout.repository import repository
 from chefha_core.layout.search_files import config_text, java_options, log_text, unit_text
 from chefha_core.layout.wish import Wish, folder, link, masked, running, text_file, unit_file
 from chefha_core.search_engine import CONFIG, START_JAVA, UNIT, UNPACKED, USER, engine_of, unpacked
@@ -106,22 +107,3 @@ def _package(wanted: Search) -> list[Wish]:
         *repository("chefha-search", source.repository, source.repository_key),
         _installed("chefha-search-package", [{source.package: wanted.version}], refresh=True, env=PACKAGE_ENVIRONMENT),
     ]
-
-
-def repository(name: str, line: str, key: str) -> list[Wish]:
-    """A Debian repository in a file of its own, its key trusted for this one alone."""
-    if not line:
-        return []
-    ring = f"/etc/apt/keyrings/{name}.asc"
-    keys = [folder("/etc/apt/keyrings"), text_file(ring, key)] if key else []
-    text = signed_by(line, ring) if key else line
-    return [*keys, text_file(f"/etc/apt/sources.list.d/{name}.list", text)]
-
-
-def signed_by(line: str, ring: str) -> str:
-    """``deb URL …`` with the option that says which key counts, unless it says so already."""
-    kind, _, rest = line.strip().partition(" ")
-    options, _, rest = rest.strip()[1:].partition("]") if rest.strip().startswith("[") else ("", "", rest)
-    if "signed-by=" not in options:
-        options = f"{options} signed-by={ring}".strip()
-    return f"{kind} [{options.strip()}] {rest.strip()}"
