@@ -97,6 +97,15 @@ rootLogger.appenderRef.rolling.ref = rolling
 """
 
 
+#: a node that hangs is left out after 15 s instead of 30: three checks in a row without an answer
+_CHECKS = {
+    "leader_check.interval": "1s",
+    "leader_check.timeout": "5s",
+    "follower_check.interval": "1s",
+    "follower_check.timeout": "5s",
+}
+
+
 def config_text(settings: Settings, name: str) -> str:
     """opensearch.yml or elasticsearch.yml. JSON is YAML."""
     search = settings.search
@@ -113,7 +122,8 @@ def config_text(settings: Settings, name: str) -> str:
             f"{address}:{search.transport_port}" for _, address in sorted(settings.members.items())
         ],
     }
-    lines = [f"{key}: {json.dumps(value)}\n" for key, value in (rows | search.parameters).items()]
+    rows |= {f"cluster.fault_detection.{check}": value for check, value in _CHECKS.items()} | search.parameters
+    lines = [f"{key}: {json.dumps(value)}\n" for key, value in rows.items()]
     return "# Written by chefha's states: changes here are lost, use chefha:search:parameters\n" + "".join(lines)
 
 
