@@ -20,7 +20,7 @@ class SettingsError(ValueError):
 def setting(default: Any = dataclasses.MISSING, help: str = "", **checks: Any) -> Any:
     """A dataclass field with its explanation and its limits (``choices``, ``least``, ``most``).
 
-    ``filled``: an empty text is refused. ``secret``: no message shows the value.
+    ``secret``: no message shows the value.
     """
     metadata = {"help": help, **checks}
     if isinstance(default, dict):
@@ -83,8 +83,6 @@ def _key(name: Any, path: str) -> str:
 
 
 def _check(value: Any, path: str, checks: Mapping[str, Any]) -> None:
-    if checks.get("filled") and not value:
-        raise SettingsError(f"pillar {path} is empty; expected {checks.get('help')}")
     if isinstance(value, float) and not math.isfinite(value):
         raise SettingsError(f"pillar {path} is {value}; expected a number")
     choices = checks.get("choices")

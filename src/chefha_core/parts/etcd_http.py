@@ -19,6 +19,8 @@ import urllib3.exceptions as failures
 
 #: gRPC codes about the member asked, not the question: cancelled, deadline, aborted, unavailable, data loss
 _MEMBER_CODES = {1, 4, 10, 14, 15}
+#: what the gateway of a member that is being stopped says, with the code of an unknown error: it cannot hear itself
+_BETWEEN = "transport: "
 #: gRPC's code for what this user may not do, and for whoever is nobody
 PERMISSION_DENIED = 7
 #: makes a member without a leader say so at once, and end its watches, instead of staying silent
@@ -223,7 +225,7 @@ def decode(status: int, data: bytes) -> dict[str, Any]:
         nested = error if isinstance(error, dict) else answer
         message = str(nested.get("message") or error or f"HTTP {status}")
         code = int(nested.get("grpc_code") or nested.get("code") or 2)
-        if code in _MEMBER_CODES:
+        if code in _MEMBER_CODES or _BETWEEN in message:
             raise MemberFailed(message, again=True)
         raise EtcdRefused(f"etcd refused: {message}", code)
     result = answer.get("result")

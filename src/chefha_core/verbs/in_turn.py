@@ -109,7 +109,7 @@ def in_turn(
     ``connect`` makes another client: root's password may change while this member waits, as one before it has its turn.
     """
     end = time.monotonic() + timeout
-    turn = _Turn(client, what, connect or (lambda: client))
+    turn = _Turn(client, what, connect)
     try:
         _until(turn.wait, end, f"{what} is not restarted")
         _until(lambda: turn.keep() or others(), end, f"{what} is not restarted")
@@ -122,8 +122,9 @@ def in_turn(
 class _Turn:
     """The key, as one member waits for it or has it."""
 
-    def __init__(self, client: EtcdClient, what: str, connect: Callable[[], EtcdClient]) -> None:
+    def __init__(self, client: EtcdClient, what: str, connect: Callable[[], EtcdClient] | None) -> None:
         self._client, self._connect = client, connect
+        self._own: EtcdClient | None = None  # made here, so closed here
         self._value = json.dumps({"what": what, "ticket": secrets.token_hex(8)})
         self._lease = 0
 
@@ -150,15 +151,23 @@ class _Turn:
 
     def _afresh(self, error: EtcdError) -> str:
         """Go on with another client; what was wrong with this one."""
-        with suppress(EtcdError, VerbError):
-            self._client = self._connect()
+        if self._connect:
+            with suppress(EtcdError, VerbError):
+                fresh = self._connect()
+                self._close()
+                self._client = self._own = fresh
         return str(error)
+
+    def _close(self) -> None:
+        if self._own:
+            self._own.close()
 
     def give_back(self) -> None:
         """Let the next one have it now; else the lease does."""
         with suppress(EtcdError):
             if self._lease:
                 self._client.lease_revoke(self._lease)
+        self._close()
 
 
 def _what(value: str) -> str:
