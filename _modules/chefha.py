@@ -356,6 +356,19 @@ def await_search(timeout=180):
     return _run("member", "wait_until_well", search_problem, _seconds("timeout", timeout))
 
 
+def verb(group, name, *args, **kwargs):
+    """
+    What the other files of this module call: a verb of the library on this node, with its settings and its name.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt be1 chefha.verb switches set_node_failover on
+    """
+    return _run(str(group), str(name), *_node(), *args, **kwargs)
+
+
 def _run(group, name, *args, **kwargs):
     """A verb of the library, its refusal as Salt's error."""
     try:

@@ -25,7 +25,7 @@ from .progress import LabError, Progress
 from .saltside import Salt
 from .search_probe import SearchProbe, SearchResult
 from .stack import DEFAULT, STACKS, Stack
-from .topology import BACKENDS, BY_NAME, FRONTENDS, MASTER, Node
+from .topology import BACKENDS, BY_NAME, FRONTENDS, MASTER, NETWORK, Node
 from .witness import ASK_LEADERL
 
 __all__ = ["STACKS", "STEPS", "Lab", "LabError", "ProbeResult", "SearchResult", "Stack"]
@@ -279,6 +279,6 @@ class Lab:
 def named(name: str) -> Node:
     """The node of that name; LabError if there is none."""
     try:
-        return BY_NAME[name.removeprefix("chefha-")]
+        return BY_NAME[name.removeprefix(f"{NETWORK}-")]
     except KeyError:
         raise LabError(f"no node {name}: there are {', '.join(BY_NAME)}") from None

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
-LABEL = "chefha.lab"
-NETWORK = "chefha"
-SUBNET = "10.213.77.0/24"
-GATEWAY = "10.213.77.1"
-PREFIX6 = "fd00:c4ef:a::"
-VIP = "10.213.77.100"
+# Labs side by side on one machine: CHEFHA_LAB=1 to 9 is another one, with its own names, network and addresses.
+NUMBER = int(os.environ.get("CHEFHA_LAB", "0"))
+LABEL = f"chefha.lab{NUMBER or ''}"
+NETWORK = f"chefha{NUMBER or ''}"
+HOSTS = f"10.213.{77 + NUMBER}."
+SUBNET = f"{HOSTS}0/24"
+GATEWAY = f"{HOSTS}1"
+PREFIX6 = f"fd00:c4ef:{10 + NUMBER:x}::"
+VIP = f"{HOSTS}100"
 INTERFACE = "eth0"
 
 
@@ -23,7 +27,7 @@ class Node:
 
     @property
     def container(self) -> str:
-        return f"chefha-{self.name}"
+        return f"{NETWORK}-{self.name}"
 
     @property
     def address6(self) -> str:
@@ -31,11 +35,11 @@ class Node:
         return PREFIX6 + self.address.rpartition(".")[2]
 
 
-MASTER = Node("master", "10.213.77.10", ("salt-master.service", "salt-minion.service"))
-BACKENDS = tuple(Node(f"be{i}", f"10.213.77.1{i}", ("salt-minion.service",)) for i in (1, 2, 3))
-FRONTENDS = tuple(Node(f"fe{i}", f"10.213.77.3{i}", ("salt-minion.service",)) for i in (1, 2))
-CLIENT = Node("client", "10.213.77.20")
-WATCH = Node("watch", "10.213.77.21")
+MASTER = Node("master", f"{HOSTS}10", ("salt-master.service", "salt-minion.service"))
+BACKENDS = tuple(Node(f"be{i}", f"{HOSTS}1{i}", ("salt-minion.service",)) for i in (1, 2, 3))
+FRONTENDS = tuple(Node(f"fe{i}", f"{HOSTS}3{i}", ("salt-minion.service",)) for i in (1, 2))
+CLIENT = Node("client", f"{HOSTS}20")
+WATCH = Node("watch", f"{HOSTS}21")
 # Every machine there may be; which of them a lab has, its stack says (stack.py).
 NODES = (MASTER, *BACKENDS, *FRONTENDS, CLIENT, WATCH)
 BY_NAME = {node.name: node for node in NODES}

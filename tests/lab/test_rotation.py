@@ -6,7 +6,7 @@ import json
 
 import pytest
 from lab.api import Lab
-from lab.topology import BACKENDS, MASTER
+from lab.topology import BACKENDS, MASTER, VIP
 from lab.witness import Witness
 from tests.lab.bring_up import APPLY_TIMEOUT, failed
 from tests.lab.postgresql import sql
@@ -54,7 +54,7 @@ def test_passwords_are_changed_under_load(lab: Lab, witness: Witness) -> None:
     assert all(new[name] != old[name] for name in old if name.endswith("_password"))
     login = 'PGPASSWORD="$PASSWORD" psql -X -h {vip} -U chef_pgsql -d postgres -Atc "select 1"'
     for password, works in ((old["superuser_password"], False), (new["superuser_password"], True)):
-        code, text = lab.exec("client", login.format(vip="10.213.77.100"), 20, env={"PASSWORD": password})
+        code, text = lab.exec("client", login.format(vip=VIP), 20, env={"PASSWORD": password})
         assert (code == 0) is works, text
 
 

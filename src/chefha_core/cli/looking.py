@@ -1,0 +1,55 @@
+"""cluster-status, status, version, show-config: verbs that change nothing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from chefha_core.checked import SettingsError
+from chefha_core.cli.terms import Parsers, node, show, takes_json
+from chefha_core.settings import Settings, load
+
+
+def add(parsers: Parsers) -> None:
+    """Declare the verbs of this group."""
+    takes_json(parsers.verb("cluster-status", _cluster_status, "one row per member"))
+    made = parsers.verb("status", _status, "the services of this node")
+    made.add_argument("service", nargs="?", default="", help="only this one")
+    made.add_argument("--simple", action="store_true", help="ask nobody else")
+    takes_json(made)
+    takes_json(parsers.verb("version", _version, "what is installed here"))
+    takes_json(parsers.verb("show-config", _show_config, "every setting with its value, secrets masked"))
+
+
+def _cluster_status(wanted: argparse.Namespace) -> None:
+    from chefha_core.verbs import cluster_status
+
+    data = cluster_status.cluster_status(*node())
+    show(data, cluster_status.table(data), wanted.json)
+    for asked, problem in data["problems"].items():
+        print(f"{asked}: {problem}", file=sys.stderr)
+
+
+def _status(wanted: argparse.Namespace) -> None:
+    from chefha_core.verbs import status
+
+    data = status.status(*node(), simple=wanted.simple, service=wanted.service)
+    show(data, status.simple_lines(data) if wanted.simple else status.table(data), wanted.json)
+
+
+def _version(wanted: argparse.Namespace) -> None:
+    from chefha_core.verbs import version
+
+    try:
+        settings: Settings | None = load()
+    except SettingsError:
+        settings = None
+    data = version.version(settings)
+    show(data, "\n".join(f"{key}: {value}" for key, value in data.items()), wanted.json)
+
+
+def _show_config(wanted: argparse.Namespace) -> None:
+    from chefha_core.verbs import config
+
+    data = config.shown(load())
+    show(data, config.to_yaml({"chefha": data}).rstrip("\n"), wanted.json)
