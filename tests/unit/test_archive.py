@@ -64,9 +64,9 @@ def test_a_flipped_bit_anywhere_is_refused(program: str) -> None:
         try:
             verify(io.BytesIO(flipped))
         except ArchiveError:
-            continue  # gzip has a few bits that mean nothing, such as the time in its header
+            continue
         again = subprocess.run([program, "-q", "-d", "-c"], input=flipped, capture_output=True, check=True).stdout
-        assert program == "gzip" and again == whole
+        assert again == whole  # a bit that means nothing, such as the time in gzip's header
 
 
 def test_a_flipped_bit_within_the_stream_is_refused_though_the_compression_is_whole() -> None:
