@@ -82,6 +82,20 @@ def extract(stream: BinaryIO, folder: Path, on_progress: OnProgress = nothing) -
     return about
 
 
+def read_about(stream: BinaryIO) -> About:
+    """Only its first entry: where an archive is from. Says nothing about whether it is whole."""
+    with expanded(stream, nothing) as plain:
+        try:
+            with tarfile.open(fileobj=plain.file, mode="r|") as tar:
+                entry = tar.next()
+                file = tar.extractfile(entry) if entry and entry.name == ABOUT else None
+                if file is None:
+                    raise ArchiveError(f"it is not an archive of chefha: it does not begin with {ABOUT}")
+                return _about(file.read(TEXT_LIMIT))
+        except (tarfile.TarError, ValueError, EOFError) as error:
+            raise ArchiveError(f"it is not an archive of chefha ({error})") from None
+
+
 class _Walk:
     """One pass over an archive. ``wanted``: which paths of the data directory are written to ``folder``."""
 
