@@ -64,14 +64,14 @@ def judged(was: Storage, look: Look, limits: Limits) -> Storage:
 def _problem(look: Look, limits: Limits, in_trouble: bool) -> str:
     if look.hangs:
         return f"a write to {look.hangs} does not come back within {limits.deadline:g} s"
-    enough = limits.least_free * (REGAINED if in_trouble else 1)
     for disk in look.disks:
         if disk.problem:
             return f"{disk.folder} cannot be written: {disk.problem}"
         if disk.seconds > limits.deadline:
             return f"a write to {disk.folder} took longer than {limits.deadline:g} s"
-        if 0 <= disk.free < enough:
-            return f"less than {enough >> 20} MiB are free on {disk.folder}"
+        for least in (limits.least_free, limits.least_free * (REGAINED if in_trouble else 1)):
+            if 0 <= disk.free < least:
+                return f"less than {least >> 20} MiB are free on {disk.folder}"
     return ""
 
 
@@ -104,7 +104,7 @@ class DiskMonitor(threading.Thread):
             return
         was, self.storage = self.storage, judged(self.storage, look, self.limits)
         now = self.storage
-        if now.problem and now.problem != was.problem:
+        if now.problem and not now.trouble and now.problem != was.problem:
             log.warning("storage: %s (%d of %d times)", now.problem, now.failures, self.limits.failures)
         if (now.trouble, now.hangs) != (was.trouble, was.hangs):
             if now.trouble != was.trouble:

@@ -24,8 +24,8 @@ def folders(data: Path) -> list[Path]:
     """A folder on each file system that PostgreSQL cannot do without: its data directory's, and its log's if that is
     another. Beside the directory where that is the same file system: nothing of ours belongs into it.
     """
-    while not data.is_dir():
-        data = data.parent
+    if not data.is_dir():
+        return [next(folder for folder in data.parents if folder.is_dir())]
     log = (data / "pg_wal").resolve()
     found = [data]
     if log.is_dir() and log.stat().st_dev != data.stat().st_dev:
