@@ -72,6 +72,7 @@ class Actor:
             c.ReleaseKey: self._release_key,
             c.PostCandidacy: self._post_candidacy,
             c.WithdrawCandidacy: self._withdraw_candidacy,
+            c.AskHandOver: self._ask_hand_over,
             c.ClearIntent: self._clear_intent,
             c.ClaimInitialisation: self._claim_initialisation,
             c.PublishCluster: self._publish_cluster,
@@ -210,6 +211,14 @@ class Actor:
     def _withdraw_candidacy(self, command: c.WithdrawCandidacy, seen: Observation) -> None:
         self.etcd.txn([], [Delete(f"candidates/{self.name}")])
         self.memory.standing = False
+
+    def _ask_hand_over(self, command: c.AskHandOver, seen: Observation) -> None:
+        wish = {"to": "", "by": f"{self.name} itself ({command.reason})", "epoch": command.epoch}
+        if not self.etcd.txn(
+            [Compare.absent("intent")], [Put("intent", json.dumps(wish)), Delete("intent_result")]
+        ).succeeded:
+            raise Failed("somebody else asked for a hand-over at this moment")
+        self.memory.asked_at = time.monotonic()
 
     def _clear_intent(self, command: c.ClearIntent, seen: Observation) -> None:
         assert seen.etcd is not None and seen.etcd.intent is not None

@@ -171,6 +171,8 @@ class MemberReport:
     etcd_user: str = ""
     #: master, not_master, offline; "" where there is no search
     search: str = ""
+    #: what is wrong with the storage under its PostgreSQL, "" if nothing
+    storage: str = ""
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,13 @@ class Observation:
     prepared_for: int = 0
     #: restarts in place tried since PostgreSQL last ran well
     restarts: int = 0
-    #: why storage, disks or an operator make this node ineligible, "" if nothing
+    #: own clock, when this node last asked for a hand-over because of its storage; 0 if never
+    asked_at: float = 0.0
+    #: why search or a vain attempt to lead makes this node ineligible, "" if nothing
     unfit: str = ""
+    #: what is wrong with the storage under PostgreSQL, "" if nothing: then it must not lead either
+    storage: str = ""
+    #: True while a write there has not come back: whoever writes there next hangs, too
+    storage_hangs: bool = False
     #: node switch of failover
     failover: bool = True

@@ -77,5 +77,8 @@ def observe(
         prepared_for=memory.prepared_for,
         restarts=memory.restarts,
         unfit=(memory.unfit if now < memory.unfit_until else "") or memory.search_unfit,
+        asked_at=memory.asked_at,
+        storage=memory.storage,
+        storage_hangs=memory.storage_hangs,
         failover=memory.electable(name),
     )

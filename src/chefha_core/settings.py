@@ -33,6 +33,18 @@ class HealthCheck:
 
     max_search_failures: int = setting(5, "failures in a row before search counts as offline", least=1)
     search_fatal: bool = setting(False, "a member whose search is offline must not lead PostgreSQL")
+    disk_interval_seconds: float = setting(
+        5.0, "seconds between two test writes on the file systems of PostgreSQL's data and log", least=0.5, most=300
+    )
+    disk_deadline_seconds: float = setting(
+        10.0, "seconds within which a test write must be on disk, or it counts as failed", least=1, most=300
+    )
+    max_disk_failures: int = setting(
+        3, "failures in a row before storage counts as bad; after twice as many good ones it is well again", least=1
+    )
+    least_free_mb: int = setting(
+        64, "MiB; less is a full disk, twice as much makes it well again; 0: never", least=0, most=1 << 20
+    )
 
 
 @dataclasses.dataclass(frozen=True)

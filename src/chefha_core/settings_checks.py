@@ -13,6 +13,10 @@ from chefha_core.parameters import refused_parameter
 from chefha_core.search_checks import search_problem
 from chefha_core.settings import SECRETS_OF, Role, Settings
 
+#: seconds that a disk may be slow whatever the settings say, and MiB of two segments of PostgreSQL's log
+SLOW_DISK = 5.0
+SEGMENTS_MB = 32
+
 
 def _names(settings: Settings) -> str:
     """`cluster` and the names in `members` and `frontends` are lower-case letters, digits, `-`, `_` and `.`;
@@ -91,6 +95,24 @@ def _timing(settings: Settings) -> str:
         return (
             f"pillar chefha:etcd:election_timeout ({settings.etcd.election_timeout} ms) must be shorter than "
             f"chefha:leaderl:leader_ttl_seconds ({ttl:g} s), or every election of etcd costs the leadership"
+        )
+    return ""
+
+
+def _storage(settings: Settings) -> str:
+    """`leaderl:health_check:disk_deadline_seconds` x `max_disk_failures` >= 5 s, and `least_free_mb` is 0 or >= 32."""
+    health = settings.leaderl.health_check
+    seconds = health.disk_deadline_seconds * health.max_disk_failures
+    if seconds < SLOW_DISK:
+        return (
+            f"pillar chefha:leaderl:health_check has disk_deadline_seconds ({health.disk_deadline_seconds:g}) x "
+            f"max_disk_failures ({health.max_disk_failures}), which is {seconds:g} s; expected at least {SLOW_DISK:g} "
+            "s, or a disk that is only slow costs the leadership"
+        )
+    if 0 < health.least_free_mb < SEGMENTS_MB:
+        return (
+            f"pillar chefha:leaderl:health_check:least_free_mb is {health.least_free_mb}; expected 0 (room is not "
+            f"looked at) or at least {SEGMENTS_MB}, two segments of PostgreSQL's log"
         )
     return ""
 
@@ -206,6 +228,7 @@ CHECKS = (
     _names,
     _addresses,
     _timing,
+    _storage,
     _postgresql,
     _networks,
     _ports,

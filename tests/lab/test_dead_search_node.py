@@ -37,8 +37,10 @@ def followers(lab: Lab) -> int:
     return int(settings["number_of_replicas"])
 
 
-def test_a_dead_search_node_is_reported_and_moves_nothing_else(lab: Lab, witness: Witness) -> None:
-    """status and cluster_status say so, the index has a follower less until it is back, nobody takes over."""
+def test_search_trouble_on_one_node_is_reported_and_does_not_make_it_ineligible(lab: Lab, witness: Witness) -> None:
+    """status and cluster_status say so, the index has a follower less until it is back, nobody takes over; but the
+    node may be promoted.
+    """
     witness.await_search()
     ask(lab, f"/{INDEX}", "PUT", '{"settings": {"number_of_shards": 2, "number_of_replicas": 1}}')
     try:
@@ -49,6 +51,8 @@ def test_a_dead_search_node_is_reported_and_moves_nothing_else(lab: Lab, witness
             witness.await_true(lambda: reported(lab, story.leader, victim), REPORTED, "the dead node is not reported")
             witness.await_true(lambda: copies(lab, 1), REPORTED, "a copy less")
             story.stays(2)
+            answer = lab.salt(victim, "chefha.promote", victim, timeout=45)[victim]
+            assert isinstance(answer, dict), answer
         witness.await_search()
         witness.await_true(lambda: copies(lab, 2), REPORTED, "each node a copy again")
     finally:

@@ -33,8 +33,8 @@ def assert_refused(lab: Lab, witness: Witness, node: str, *words: str) -> None:
 
 
 @pytest.mark.everywhere
-def test_f51_hand_over_under_load_there_and_back(lab: Lab, witness: Witness) -> None:
-    """F51: each way one command, nothing lost, and the verb tells its steps and seconds."""
+def test_f51_a_demoted_leader_can_lead_again(lab: Lab, witness: Witness) -> None:
+    """F51: handed over under load and back, each way one command, nothing lost; the verb tells steps and seconds."""
     with under_load(lab, outage=HICCUP) as story:
         for target in (story.followers[0], story.leader):
             answer = promote(lab, target)

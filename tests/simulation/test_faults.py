@@ -44,6 +44,17 @@ SURVIVED: dict[str, list[Fault]] = {
         Fault(1, "kill PostgreSQL of", L),
         Fault(9, "nothing"),
     ],
+    "F17 the disks of all get full, and the leader dies": [
+        Fault(1, "disk full", L, 15.0, "all"),
+        Fault(2, "kill PostgreSQL of", L),
+        Fault(15, "nothing"),
+    ],
+    "F18 the disks of all hang": [Fault(1, "disk full", L, 30.0, "all hangs"), Fault(33, "nothing")],
+    "F18 the leader's disk hangs again and again": [
+        Fault(1, "disk full", L, 8.0, "hangs"),
+        Fault(10, "disk full", L, 30.0, "hangs"),
+        Fault(33, "nothing"),
+    ],
     "F21 leader cut from etcd": [Fault(1, "cut off", L, 15.0, "etcd"), Fault(18, "nothing")],
     "F22 leader cut from its followers": [Fault(1, "cut off", L, 15.0, "pg"), Fault(18, "nothing")],
     "F23 leader cut from all": [Fault(1, "cut off", L, 15.0), Fault(18, "nothing")],
@@ -113,6 +124,22 @@ def test_hand_over_moves_the_leader_without_a_failed_write() -> None:
 
 def test_f13_leaderl_restarted_on_the_leader_is_no_failover() -> None:
     assert epochs(lived([Fault(1, "kill leaderl of", L, 1.0), Fault(9, "nothing")])) == {1}
+
+
+def test_f17_a_leader_whose_disk_gets_full_hands_over_once() -> None:
+    worlds = lived([Fault(1, "disk full", L, 90.0), Fault(80, "nothing")])
+    assert epochs(worlds) == {2}
+    assert not any("the key is released" in text or "gives up" in text for w in worlds for _, _, text in w.story)
+
+
+def test_f17_where_all_disks_are_full_the_leader_leads_on() -> None:
+    assert epochs(lived([Fault(1, "disk full", L, 90.0, "all"), Fault(80, "nothing")])) == {1}
+
+
+def test_f18_a_leader_whose_disk_hangs_gives_up_and_writes_go_on() -> None:
+    for world in lived([Fault(1, "disk full", L, 90.0, "hangs"), Fault(40, "nothing")]):
+        assert world.leader and world.leader.epoch == 2
+        assert any("gives up" in text for _, who, text in world.story if who == "a")
 
 
 def test_f33_a_leader_whom_all_members_agree_to_goes_on_without_etcd() -> None:

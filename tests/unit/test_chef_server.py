@@ -185,7 +185,7 @@ def test_md5_is_for_chefs_own_roles_and_only_where_there_are_front_ends() -> Non
     assert 'ALTER ROLE "chef_pgsql" RESET password_encryption' in role_statements(settings(frontends={}))
 
 
-def test_a_front_end_that_may_not_log_in_is_named() -> None:
+def test_front_ends_on_another_subnet_may_log_in_by_setting_and_one_that_may_not_is_named() -> None:
     home = ["127.0.0.1/255.0.0.0", "192.0.2.11/255.255.255.0", "192.0.2.100/32"]
     assert shut_out(settings(), home) == ""
     away = settings(frontends={"fe1": "198.51.100.7"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import time
@@ -9,6 +10,7 @@ from typing import Any
 
 from chefha_core import __version__, codec
 from chefha_core.act import QUIET, Actor
+from chefha_core.leaderl.disk_monitor import Storage, disk_monitor
 from chefha_core.leaderl.memory import Memory
 from chefha_core.leaderl.peers import Peers
 from chefha_core.leaderl.report import Reporter, changed
@@ -53,6 +55,7 @@ class Leaderl:
         self.monitor = PostgresMonitor(postgres, self.times.interval, on_change=lambda facts: self.memory.bell.set())
         self.search = search_monitor(settings, name, self._search_changed)
         self._search_changed()
+        self.disks = disk_monitor(settings, self._storage_changed)
         self.peers = Peers(settings, name, self.memory, self.times.probe_deadline)
         self.worker = Worker(self.memory, self.monitor.look)
         self.roles = Roles(postgres, self.worker.aside)
@@ -84,6 +87,7 @@ class Leaderl:
         self.doorbell.start()
         self.reporter.start()
         self.roles.started()
+        self.disks.start()
         if self.search:
             self.search.start()
         while True:
@@ -228,6 +232,11 @@ class Leaderl:
         self.memory.search_unfit = "its search is offline, and search_fatal is on" if fatal and offline else ""
         self.memory.bell.set()
 
+    def _storage_changed(self, storage: Storage) -> None:
+        """A member whose storage is in trouble must not lead."""
+        self.memory.storage, self.memory.storage_hangs = storage.trouble, storage.hangs
+        self.memory.bell.set()
+
     # ---- what others see
 
     def report(self) -> MemberReport:
@@ -248,6 +257,7 @@ class Leaderl:
             vip=self.address.present(),
             etcd_user=member_user(self.settings),
             search=self.search.state if self.search else "",
+            storage=self.memory.storage,
         )
 
     def leading(self) -> int:
@@ -268,6 +278,8 @@ class Leaderl:
             "streaming_from_here": list(self.monitor.facts.standbys),
             "problem": self.monitor.facts.problem,
             "search_problem": self.search.problem if self.search else "",
+            "storage_problem": self.disks.storage.problem,
+            "disks": [dataclasses.asdict(disk) for disk in self.disks.storage.disks],
             "steps": self._steps(key.epoch if key else 0),
         }
 
@@ -284,6 +296,12 @@ class Leaderl:
             "chefha_wal_position_bytes": facts.position.lsn if facts.position else 0,
             "chefha_failed_rejoins": self.memory.failed_rejoins,
         }
+        storage = self.disks.storage
+        rows["chefha_storage_well"] = int(not storage.trouble)
+        rows["chefha_storage_failures"] = storage.failures
+        for disk in storage.disks:
+            rows[f'chefha_storage_free_bytes{{folder="{disk.folder}"}}'] = disk.free
+            rows[f'chefha_storage_write_seconds{{folder="{disk.folder}"}}'] = disk.seconds
         if self.search:
             rows["chefha_search_online"] = int(self.search.state != OFFLINE)
             rows["chefha_search_master"] = int(self.search.state == "master")

@@ -63,6 +63,11 @@ class Memory:
     unfit: str = ""
     #: own clock until when ``unfit`` counts
     unfit_until: float = 0.0
+    #: own clock when a hand-over was asked for because of the storage
+    asked_at: float = 0.0
+    #: what is wrong with the storage under PostgreSQL, "" if nothing, and whether a write hangs there
+    storage: str = ""
+    storage_hangs: bool = False
     #: why its search makes this node unfit, "" if it does not
     search_unfit: str = ""
     role: str = "waiting_for_leader"

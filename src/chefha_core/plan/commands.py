@@ -76,6 +76,13 @@ class WithdrawCandidacy(Command):
 
 
 @dataclass(frozen=True)
+class AskHandOver(Command):
+    """Ask for a hand-over of ``epoch`` to whoever is eligible, as `demote` does."""
+
+    epoch: int
+
+
+@dataclass(frozen=True)
 class ClearIntent(Command):
     """Delete the hand-over asked for and leave ``outcome`` as its result."""
 

@@ -128,7 +128,7 @@ def why_unfit(seen: Observation) -> str:
     """Why this node must not lead; "" if it may."""
     if not seen.failover:
         return "failover is switched off for this node"
-    return seen.unfit
+    return seen.unfit or (f"its storage is in trouble: {seen.storage}" if seen.storage else "")
 
 
 def _take(seen: Observation, etcd: EtcdView, compared: tuple[Candidacy, ...], cause: str) -> TakeKey:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chefha_core.model import EtcdView, LeaderState, Observation, PgFacts, Position, Probe, TimelineSwitch
+from chefha_core.model import EtcdView, LeaderState, Observation, PgFacts, PgState, Position, Probe, TimelineSwitch
 from chefha_core.plan.commands import Command, Plan
 from chefha_core.plan.policy import Policy
 
@@ -63,6 +63,17 @@ def _why_undisputed(seen: Observation, policy: Policy, limit: float) -> str:
     if key is not None and seen.probe is Probe.UNKNOWN:
         return f"{key.name} has not renewed its key for {age:.1f} s and is being asked"
     return ""
+
+
+def others_stand_by(seen: Observation) -> bool:
+    """True if somebody else could be elected, and may be."""
+    etcd = seen.etcd
+    assert etcd is not None
+    elects = etcd.config is None or etcd.config.failover
+    return elects and any(
+        name != seen.name and report.pg is PgState.STANDBY and not report.storage
+        for name, report in etcd.members.items()
+    )
 
 
 def diverged(pg: PgFacts, history: Sequence[TimelineSwitch]) -> str:

@@ -50,7 +50,7 @@ def _next(seen: Observation, upstream: str, leader: str) -> tuple[Command | None
         return _while_running(seen, upstream, leader)
     if pg.state is PgState.HUNG:
         return KillPostgres("PostgreSQL does not answer"), "PostgreSQL does not answer: ending it"
-    if pg.state is PgState.STARTING and not pg.was_primary and pg.upstream != upstream:
+    if pg.state is PgState.STARTING and not (pg.was_primary or seen.storage_hangs) and pg.upstream != upstream:
         return Follow(f"{leader} leads", upstream), f"pointing to {leader}, without whose log it may not get up"
     if pg.state in (PgState.STARTING, PgState.PRIMARY):
         return None, f"PostgreSQL is {pg.state}"
@@ -72,6 +72,8 @@ def _next(seen: Observation, upstream: str, leader: str) -> tuple[Command | None
 
 def _while_running(seen: Observation, upstream: str, leader: str) -> tuple[Command | None, str]:
     pg = seen.pg
+    if pg.upstream != upstream and seen.storage_hangs:
+        return None, f"not pointed to {leader} yet: a write to its storage does not come back"
     if pg.upstream != upstream:
         return Follow(f"{leader} leads", upstream), f"pointing to {leader}"
     if pg.streaming:
@@ -100,6 +102,8 @@ def _if_leading(seen: Observation, command: Command) -> tuple[Command | None, st
     report = seen.etcd.members.get(leader.name)
     if leader.state is not LeaderState.LEADING:
         return None, f"waiting until {leader.name} leads"
+    if seen.storage:  # nothing that replaces data begins on storage that may not take it
+        return None, f"waiting until its storage is well: {seen.storage}"
     if report is None or report.checkpoint_timeline != leader.timeline:
         return None, f"waiting for {leader.name}'s first checkpoint as leader"
     return command, command.reason

@@ -33,7 +33,7 @@ def prepare(seen: Observation, policy: Policy, key: LeaderKey) -> Step | None:
         return [
             ClearIntent("asked of an earlier leader", intent.to, intent.epoch, "a new leader came in between")
         ], "leads"
-    to = intent.to or _best(seen, etcd, policy)
+    to = intent.to or best(seen, etcd, policy)
     if seen.now > etcd.intent_seen_at + policy.times.handover_timeout:
         why = f"not possible within {policy.times.handover_timeout:g} s"
         return [ClearIntent(why, intent.to, intent.epoch, why)], f"keeps leading: hand-over {why}"
@@ -89,6 +89,8 @@ def why_not_eligible(
         return f"failover is switched off for {name}"
     if search_fatal and report.search == "offline":
         return f"search on {name} is offline, and chefha:leaderl:health_check:search_fatal is on"
+    if report.storage:
+        return f"the storage of {name} is in trouble: {report.storage}"
     if report.pg is not PgState.STANDBY:
         return f"PostgreSQL on {name} is {report.pg}, not a standby"
     if not report.streaming or report.position is None:
@@ -99,7 +101,8 @@ def why_not_eligible(
     return ""
 
 
-def _best(seen: Observation, etcd: EtcdView, policy: Policy) -> str:
+def best(seen: Observation, etcd: EtcdView, policy: Policy) -> str:
+    """The eligible follower that is the least behind, "" if there is none."""
     able = [n for n in sorted(etcd.members) if n != seen.name and not why_not(seen, etcd, policy, n)]
     return min(able, key=lambda n: _behind(seen, etcd.members[n]), default="")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chefha_core.model import EtcdView, LeaderKey, LeaderState, Observation, PgState
-from chefha_core.plan import durability, handover
+from chefha_core.plan import durability, handover, storage
 from chefha_core.plan.commands import (
     Checkpoint,
     Command,
@@ -21,7 +21,15 @@ from chefha_core.plan.commands import (
     WithdrawCandidacy,
 )
 from chefha_core.plan.election import why_unfit
-from chefha_core.plan.facts import lease_ends, look_again, names_me, next_timeline, why_etcd_is_older, why_leader_stands
+from chefha_core.plan.facts import (
+    lease_ends,
+    look_again,
+    names_me,
+    next_timeline,
+    others_stand_by,
+    why_etcd_is_older,
+    why_leader_stands,
+)
 from chefha_core.plan.fence import stop_leading
 from chefha_core.plan.policy import Policy
 
@@ -48,6 +56,9 @@ def lead(seen: Observation, policy: Policy) -> Plan | None:
         return look_again(seen, policy, stop_leading(seen, older), "blocked", older)
     if seen.lease is None or seen.lease.epoch != key.epoch or seen.paused or seen.now >= lease_ends(seen, policy):
         return _regain(seen, policy, key)
+    given_up = storage.give_up(seen, policy, key)
+    if given_up is not None:  # not renewed first: that would change the revision which it compares
+        return look_again(seen, policy, given_up[0], "leader", given_up[1], seen.now)
     if seen.pg.state is PgState.PRIMARY:
         return _as_primary(seen, policy, key)
     return _without_primary(seen, policy, key)
@@ -96,9 +107,10 @@ def _as_primary(seen: Observation, policy: Policy, key: LeaderKey) -> Plan:
         commands.append(HoldAddress("this is the writable leader", policy.times.address, take=True, check=check))
     elif any(isinstance(c, Renew) for c in commands):
         commands.append(HoldAddress("the lease was renewed", policy.times.address, take=False, check=False))
-    commands += _upkeep(seen, policy)
+    commands += [*storage.ask(seen, policy, key), *_upkeep(seen, policy)]
     stranger = "" if seen.address else seen.address_taken_by
-    why = f"leads without the VIP: {stranger} answers for it, find that machine" if stranger else "leads"
+    why = storage.why_leads_on(seen) or "leads"
+    why = f"leads without the VIP: {stranger} answers for it, find that machine" if stranger else why
     return look_again(seen, policy, commands, "leader", why, _next_renewal(seen, policy))
 
 
@@ -177,7 +189,7 @@ def why_not_restart(seen: Observation, policy: Policy) -> str:
     pg = seen.pg
     if pg.state is PgState.EMPTY or pg.damaged:
         return "there is no usable data directory any more"
-    if policy.restart_in_place == "always" or not _others_stand_by(seen):
+    if policy.restart_in_place == "always" or not others_stand_by(seen):
         return ""
     if policy.restart_in_place == "never":
         return "PostgreSQL has died, and restart_in_place is never"
@@ -188,18 +200,10 @@ def why_not_restart(seen: Observation, policy: Policy) -> str:
     return why_unfit(seen)
 
 
-def _others_stand_by(seen: Observation) -> bool:
-    """True if somebody else could be elected, and may be."""
-    etcd = seen.etcd
-    assert etcd is not None
-    elects = etcd.config is None or etcd.config.failover
-    return elects and any(n != seen.name and m.pg is PgState.STANDBY for n, m in etcd.members.items())
-
-
 def _promotion(seen: Observation, policy: Policy, key: LeaderKey) -> tuple[Command | None, str, float]:
     """Promote the standby, once Salt asked for it or ``reaction_grace`` is over."""
     assert seen.etcd is not None and seen.pg.position is not None
-    if key.state is not LeaderState.PROMOTING and _others_stand_by(seen):
+    if key.state is not LeaderState.PROMOTING and others_stand_by(seen):
         # It has followed somebody since it led: who is ahead now is for an election to say.
         return _release(seen, key, "the leader's PostgreSQL runs as a standby", fit=True)
     if key.state is not LeaderState.PROMOTING or seen.pg.position.timeline >= key.timeline:
@@ -229,7 +233,8 @@ def _released(seen: Observation, policy: Policy, key: LeaderKey) -> Plan | None:
     age, limit = seen.now - seen.etcd.leader_changed_at, policy.times.yield_after
     limit = limit if key.clean else limit + policy.times.ttl
     usable = seen.pg.state is not PgState.EMPTY and not seen.pg.damaged
-    if age >= limit and usable and not seen.job:
+    worse_off = bool(seen.storage) and not key.clean  # who gave up because of its storage waits until that is well
+    if age >= limit and usable and not seen.job and not worse_off:
         why = f"nobody took over within {limit:.1f} s: leading on"
         # only who stopped cleanly to hand over surely was a primary on the key's timeline; others are promoted (again)
         state = LeaderState.LEADING if key.clean else LeaderState.PROMOTING

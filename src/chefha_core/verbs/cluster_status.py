@@ -117,7 +117,7 @@ def report(settings: Settings, answers: Answers) -> dict[str, Any]:
         "handover_asked": view.intent.to or "anybody" if view and view.intent else None,
         "search": _search(settings, answers),
         "members": rows,
-        "problems": dict(answers.problems),
+        "problems": dict(answers.problems) | {f"storage of {r['name']}": r["storage"] for r in rows if r["storage"]},
     }
 
 
@@ -146,6 +146,7 @@ def _row(name: str, address: str, answers: Answers, guids: Mapping[str, str]) ->
         "role": str(live.get("role") or (said.role if said else "-")),
         "pg": pg_word(said.pg, said.streaming) if said else "offline",
         "search": str(live.get("search") or (said.search if said else "") or "offline"),
+        "storage": str(live.get("storage", said.storage if said else "")),
         "vip": bool(live.get("vip", False)),
         "lag_bytes": _lag(view, said),
         "timeline": position.timeline if position else None,

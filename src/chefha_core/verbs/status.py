@@ -20,7 +20,7 @@ from chefha_core.parts.search import SearchHealth
 from chefha_core.search_engine import UNIT as SEARCH_UNIT
 from chefha_core.settings import Settings
 from chefha_core.verbs.cluster_status import ask, columns, gather, report, search_health
-from chefha_core.verbs.reach import VerbError, etcd_client
+from chefha_core.verbs.reach import VerbError, etcd_client, leaderl_status
 
 UNITS = {
     "postgresql": "chefha-postgresql.service",
@@ -153,7 +153,23 @@ def disks(settings: Settings, deadline: float) -> dict[str, str]:
     if settings.search.flavor != "none":
         paths |= {settings.search.data_dir, settings.search.log_dir}
     answers, problems = gather({path: (lambda p=path: _room(p)) for path in sorted(paths)}, deadline)  # type: ignore[misc]
-    return answers | {path: f"error: {why}" for path, why in problems.items()}
+    rooms = answers | {path: f"error: {why}" for path, why in problems.items()}
+    data = settings.postgresql.data_dir
+    return rooms | {data: f"{rooms[data]}, {_storage(deadline)}"}
+
+
+def _storage(deadline: float) -> str:
+    """What leaderl's test writes say of PostgreSQL's storage."""
+    try:
+        said = leaderl_status(deadline)
+    except VerbError:
+        return "not tested: leaderl does not answer"
+    if said.get("storage"):
+        return f"IN TROUBLE: {said['storage']}"
+    if said.get("storage_problem"):
+        return f"suspicious: {said['storage_problem']}"
+    seconds = [f"{disk['seconds']:g} s" for disk in said.get("disks", [])]
+    return f"test write {' and '.join(seconds)}" if seconds else "not tested yet"
 
 
 def _room(path: str) -> str:

@@ -109,6 +109,14 @@ def _withdraw(node: Leaderl, _: c.WithdrawCandidacy) -> Steps:
     return bool(done)
 
 
+def _ask_hand_over(node: Leaderl, cmd: c.AskHandOver) -> Steps:
+    wish = json.dumps({"to": "", "by": node.name, "epoch": cmd.epoch})
+    done = yield from _txn(node, {"intent": 0}, {"intent": wish})
+    if done:
+        node.asked_at = node.clock()
+    return bool(done)
+
+
 def _clear(node: Leaderl, cmd: c.ClearIntent) -> Steps:
     done = yield from _txn(node, {}, {}, ("intent",))
     return bool(done)
@@ -225,6 +233,8 @@ def _kill(node: Leaderl, _: c.KillPostgres) -> Steps:
 
 def _follow(node: Leaderl, cmd: c.Follow) -> Steps:
     pg = node.host.pg
+    if node.host.storage_hangs and node.host.storage:
+        node.world.violation(f"{node.name} writes where a write hangs, in its own loop")
     if pg.pm is None or pg.pm.primary or pg.data is None:
         return False
     yield 0.01
@@ -241,6 +251,7 @@ _QUICK: dict[type[c.Command], Any] = {
     c.ReleaseKey: _release,
     c.PostCandidacy: _post,
     c.WithdrawCandidacy: _withdraw,
+    c.AskHandOver: _ask_hand_over,
     c.ClearIntent: _clear,
     c.ClaimInitialisation: _claim,
     c.PublishCluster: _publish,

@@ -198,6 +198,25 @@ def _unfit(world: World, host: Host, fault: Fault) -> None:
     _later(world, fault, lambda: setattr(host, "unfit", ""))
 
 
+def _disk(world: World, host: Host, fault: Fault) -> None:
+    """The storage of a node, or of all, is full or hangs; leaderl is sure of it a little later."""
+    hosts = list(world.hosts.values()) if "all" in fault.extra else [host]
+
+    def known() -> None:
+        for each in hosts:
+            each.storage = "a write does not come back" if each.storage_hangs else "less than 64 MiB are free"
+            each.poke()
+
+    def well() -> None:
+        for each in hosts:
+            each.storage, each.storage_hangs = "", False
+
+    for each in hosts:
+        each.storage_hangs = "hangs" in fault.extra
+    world.engine.at(min(1.0, fault.seconds / 2), known)
+    _later(world, fault, well)
+
+
 def _wipe(world: World, host: Host, fault: Fault) -> None:
     """A data directory is gone; only of a follower, and only while the others have theirs."""
     key = world.leader
@@ -239,6 +258,7 @@ _FAULTS = {
     "failover off": _failover_off,
     "jobs fail on": _jobs_fail,
     "unfit": _unfit,
+    "disk full": _disk,
     "wipe": _wipe,
     "trap": _trap,
 }
@@ -309,6 +329,7 @@ faults: st.SearchStrategy[Fault] = st.one_of(
     _fault("leader key deleted", target=_any),
     _fault("failover off", st.sampled_from(("", "node"))),
     _fault("unfit"),
+    _fault("disk full", st.sampled_from(("", "hangs", "all", "all hangs"))),
     _fault("crash all", target=_any),
     _fault("wipe"),
 )

@@ -29,6 +29,8 @@ class Host(Owner):
         self.start_fails = False
         self.jobs_fail = False
         self.unfit = ""
+        #: what leaderl's test writes have found, and whether writes hang
+        self.storage, self.storage_hangs = "", False
         self.failover = True
         self._hidden = False
         #: armed troubles: (what, name of the command's class, before or after, seconds)

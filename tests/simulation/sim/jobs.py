@@ -34,9 +34,16 @@ def _still_leads(node: Leaderl) -> Steps:
     return node.clock() < node.lease.sent_at + node.policy.times.ttl  # it may have been stopped since etcd answered
 
 
+def _written(node: Leaderl) -> Steps:
+    """A write that this job cannot do without."""
+    while node.host.storage_hangs:
+        yield 0.1
+
+
 def _cut(node: Leaderl, _: c.CutReceiver) -> Steps:
     pg = node.host.pg
     yield 0.005
+    yield from _written(node)
     if pg.data is None or pg.pm is None or pg.pm.primary:
         return
     if not node.world.guards.receiver_cut:
@@ -56,6 +63,7 @@ def _promote(node: Leaderl, cmd: c.Promote) -> Steps:
     node.world.primary_decided(node.host, cmd.timeline)
     pg.set_sync(cmd.sync_names)
     yield node.world.rng.uniform(0.02, 0.6)
+    yield from _written(node)
     if pm.alive and pg.pm is pm and not node.host.jobs_fail and pm.hung_at is None:
         pg.promote(cmd.timeline)
         node.restarts = 0
@@ -114,6 +122,7 @@ def _stop(node: Leaderl, _: c.StopPostgres) -> Steps:
 
 def _checkpoint(node: Leaderl, cmd: c.Checkpoint) -> Steps:
     yield node.world.rng.uniform(0.02, 0.5)
+    yield from _written(node)
     pg = node.host.pg
     if pg.writable and not node.host.jobs_fail and pg.data is not None:
         pg.data.checkpoint_timeline = pg.data.timeline

@@ -49,6 +49,7 @@ class Leaderl(Owner):
         self.stood_against = 0
         self.paused = False
         self.unfit, self.unfit_until = "", 0.0
+        self.asked_at = 0.0
         self.prepared_for = self.restarts = self.failed_rejoins = self.asked = 0
         self.probe, self.probed_at = Probe.UNKNOWN, -9.0
         self.job = ""
@@ -156,6 +157,9 @@ class Leaderl(Owner):
             prepared_for=self.prepared_for,
             restarts=self.restarts,
             unfit=self.host.unfit or (self.unfit if now < self.unfit_until else ""),
+            asked_at=self.asked_at,
+            storage=self.host.storage,
+            storage_hangs=self.host.storage_hangs,
             failover=self.host.failover,
         )
 
@@ -193,8 +197,9 @@ class Leaderl(Owner):
             checkpoint_timeline=pg.checkpoint_timeline,
             failover=self.host.failover,
             system_id=pg.system_id,
+            storage=self.host.storage,
         )
-        news = (report.pg, report.streaming, report.checkpoint_timeline)
+        news = (report.pg, report.streaming, report.checkpoint_timeline, report.storage)
         if news == self._told and now < self._told_at + self.policy.times.interval * 1.9:
             return
         text = codec.dump(report)

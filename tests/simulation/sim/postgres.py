@@ -42,6 +42,8 @@ class Postgres:
         if data is None or self.pm is not None or data.damaged:
             return False
         yield world.rng.uniform(0.02, 0.1)
+        while self.host.storage_hangs:
+            yield 0.1
         if self.host.start_fails or self.pm is not None or self.data is not data:
             self.problem = "could not start"
             return False
@@ -107,6 +109,8 @@ class Postgres:
         assert self.data is not None
         self.end_sessions()
         yield world.rng.uniform(0.03, 0.15)
+        while self.host.storage_hangs and pm.alive:
+            yield 0.1
         if pm.primary and pm.up and pm.alive:
             self._append([(self.data.timeline, world.new_record())])
             deadline = world.engine.t + 1.5
@@ -157,6 +161,8 @@ class Postgres:
         """A client's commit."""
         pm, data = self.pm, self.data
         assert pm is not None and data is not None
+        if self.host.storage_hangs:
+            return
         self._append([(data.timeline, record)])
         if not data.sync_names:
             acknowledge()
@@ -271,6 +277,9 @@ class Postgres:
     def _flushed(self, stream: Stream, length: int) -> None:
         pg = stream.standby.pg
         if not stream.alive or stream.receiver is not pg.pm or pg.data is None or stream.receiver.hung_at is not None:
+            return
+        if stream.standby.storage_hangs:
+            self.world.engine.at(0.25, lambda: self._flushed(stream, length), stream.standby)
             return
         pg.data.flushed = max(pg.data.flushed, min(length, len(pg.data.log)))
         for below in stream.receiver.streams:

@@ -322,6 +322,7 @@ class World:
             if host.leaderl is not None:
                 host.leaderl.thaw()
             host.unfit, host.failover = "", True
+            host.storage, host.storage_hangs = "", False
             host.thaw()
             host.power_on()
             host.start_leaderl()

@@ -1,0 +1,180 @@
+"""What users of the old product complained about: one test for each, named after the complaint.
+
+Others of the same list, where they are at home: test_handover.py (a demoted leader can lead again),
+test_dead_search_node.py (search trouble), tests/unit/test_chef_server.py (front ends on another subnet).
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from lab.api import Lab
+from lab.topology import BACKENDS, BY_NAME, VIP
+from lab.witness import Witness, others
+from tests.lab.postgresql import sql
+from tests.lab.small_disk import fill, make_room, small_disk
+from tests.lab.story import HICCUP, poll, under_load
+
+MEMBERS = [node.name for node in BACKENDS]
+SERVICES = "chefha-leaderl.service chefha-postgresql.service chefha-etcd.service"
+#: seconds for all services of three machines to come up on two cores and agree on a leader
+BLACKOUT = 75.0
+#: what an operator of etcd types, as root with the cluster's certificates
+AS_ROOT = (
+    "export ETCDCTL_API=3 ETCDCTL_USER=root ETCDCTL_PASSWORD=$(python3 -c 'import json; "
+    'print(json.load(open("/etc/chefha/settings.json"))["secrets"]["etcd_root_password"])\'); '
+    "etcd() { etcdctl --endpoints https://$1:2379 --cacert /etc/chefha/tls/ca.crt --cert /etc/chefha/tls/server.crt "
+    '--key /etc/chefha/tls/server.key "${@:2}"; }'
+)
+
+
+def shell(lab: Lab, node: str, script: str, timeout: float = 60) -> str:
+    """What a script printed on a machine; it must succeed."""
+    code, said = lab.exec(node, ["bash", "-c", script], timeout)
+    assert code == 0, f"{node}: {script}: {said}"
+    return said
+
+
+def everywhere(lab: Lab, script: str) -> None:
+    """The same on all members at once."""
+    with ThreadPoolExecutor(len(MEMBERS)) as pool:
+        list(pool.map(lambda name: shell(lab, name, script), MEMBERS))
+
+
+def rows(lab: Lab, asked_on: str) -> dict[str, Any]:
+    """cluster-status of one member, its rows by name."""
+    code, said = lab.exec(asked_on, "chef-backend-ctl cluster-status --json 2>/dev/null")
+    assert code == 0, said
+    return {row["name"]: row for row in json.loads(said)["members"]}
+
+
+def test_all_three_nodes_stopped_and_started_again_elect_on_their_own(lab: Lab) -> None:
+    """Stopped in good order, and all of them at once, so that nobody is left to take over."""
+    with under_load(lab, outage=BLACKOUT):
+        everywhere(lab, f"systemctl stop {SERVICES}")
+        everywhere(lab, f"systemctl start --no-block {SERVICES.replace(' chefha-postgresql.service', '')}")
+
+
+def test_a_cluster_that_is_weeks_old_elects_and_says_what_it_waits_for(lab: Lab, witness: Witness) -> None:
+    """What time does to a cluster: etcd's history is compacted away, leases and logins are of a former process, every
+    service was restarted now and then. A node that is alone says what it waits for; with a second one it leads.
+    """
+    witness.await_converged(60)
+    for name in MEMBERS:
+        address = BY_NAME[name].address
+        now = f"$(etcd {address} get --prefix /chefha -w json | grep -o '\"revision\":[0-9]*' | cut -d : -f 2)"
+        compact = f'etcd {address} compact "{now}" || true; ' if name == MEMBERS[0] else ""
+        shell(lab, name, f"{AS_ROOT}; {compact} etcd {address} defrag")
+    for service in ("etcd", "leaderl"):
+        for name in MEMBERS:
+            shell(lab, name, f"systemctl restart chefha-{service}.service")
+        witness.await_converged(60)
+    with under_load(lab, outage=90.0) as story:
+        left = story.followers[0]
+        story.inject("kill-host", story.followers[1])
+        story.inject("kill-host", story.leader)
+        waits = poll(lambda: "etcd does not answer with a quorum" in rows(lab, left)[left]["reason"], 40)
+        assert waits, rows(lab, left)
+        lab.heal(story.followers[1])
+        story.await_new_leader(60)
+
+
+def test_slow_disks_and_slow_etcd_cost_no_failover(lab: Lab) -> None:
+    """etcd stands still on all members for a second, again and again; a test write to the leader's disk takes 5 s."""
+    with under_load(lab, outage=HICCUP) as story:
+        probe = "pgrep -of 'disk_probe.py'"
+        shell(lab, story.leader, f"pid=$({probe}); kill -STOP $pid; (sleep 5; kill -CONT $pid) >/dev/null 2>&1 &")
+        for _ in range(4):
+            everywhere(lab, "pkill -STOP -x etcd; sleep 1; pkill -CONT -x etcd")
+            story.stays(1)
+
+
+def test_a_slow_promotion_keeps_the_key(lab: Lab, witness: Witness) -> None:
+    """The elected node's PostgreSQL takes longer to promote than the leader key lives: nobody else takes it."""
+    witness.await_converged(60)
+    with under_load(lab, outage=60.0) as story:
+        elected, other = story.followers
+        lab.salt(other, "chefha.set_node_failover", "off")
+        catch = 'curl -s --unix-socket /run/chefha/leaderl.sock http://local/status | grep -q \'"role": *"promoting"\''
+        hold = f"until {catch}; do :; done; pkill -STOP -f '^postgres: .*startup'"
+        with ThreadPoolExecutor(1) as pool:
+            held = pool.submit(shell, lab, elected, f"timeout 40 bash -c {json.dumps(hold)}", 45)
+            story.inject("kill-host", story.leader)
+            held.result()
+        try:
+            epochs = set()
+            poll(lambda: epochs.update((row.epoch, row.role) for row in witness.look() if row.name == elected), 15)
+        finally:
+            shell(lab, elected, "pkill -CONT -f '^postgres: .*startup'")
+            lab.salt(other, "chefha.set_node_failover", "on")
+        assert epochs == {(story.epoch + 1, "promoting")}, epochs
+        assert story.await_new_leader() == elected
+        assert max(row.epoch for row in witness.look()) == story.epoch + 1
+
+
+def test_a_follower_too_far_behind_is_cloned_again_on_its_own(lab: Lab, witness: Witness) -> None:
+    """The leader has thrown the log away that it needs, its slot too: a fresh base backup, and nobody had to ask."""
+    with under_load(lab, outage=HICCUP) as story:
+        late = story.followers[0]
+        shell(lab, late, "systemctl stop chefha-leaderl.service chefha-postgresql.service")
+        for parameter in ("wal_keep_size = 0", "max_slot_wal_keep_size = '16MB'"):
+            sql(lab, story.leader, f"ALTER SYSTEM SET {parameter}")
+        try:
+            sql(lab, story.leader, "SELECT pg_reload_conf()")
+            for _ in range(4):
+                sql(lab, story.leader, "SELECT pg_logical_emit_message(true, 'lab', 'x'), pg_switch_wal()")
+            sql(lab, story.leader, "CHECKPOINT")
+            lost = "SELECT count(*) FROM pg_replication_slots WHERE wal_status IN ('lost', 'unreserved')"
+            assert sql(lab, story.leader, lost) == "1"
+        finally:
+            for parameter in ("wal_keep_size", "max_slot_wal_keep_size"):
+                sql(lab, story.leader, f"ALTER SYSTEM RESET {parameter}")
+            sql(lab, story.leader, "SELECT pg_reload_conf()")
+            shell(lab, late, "systemctl start chefha-leaderl.service")
+        cloned = "journalctl -u chefha-leaderl --since -2min -o cat | grep -c 'Clone: done' || true"
+        assert poll(lambda: int(shell(lab, late, cloned)) > 0, 90), rows(lab, story.leader)
+        story.stays(1)
+
+
+def test_stale_sessions_to_the_old_leader_are_cut(lab: Lab, witness: Witness) -> None:
+    """A client that waits for an answer when the leader changes gets an error at once, and does not wait for ever."""
+    witness.await_converged(60)
+    with under_load(lab, outage=HICCUP) as story:
+        password = json.loads(shell(lab, story.leader, "cat /etc/chefha/settings.json"))["secrets"]
+        account = f"host={VIP} user=chef_pgsql dbname=postgres connect_timeout=5"
+        sleeper = ["timeout", "60", "psql", "-X", account, "-c", "SELECT pg_sleep(50)"]
+        with ThreadPoolExecutor(1) as pool:
+            waits = pool.submit(lab.exec, "client", sleeper, 70, {"PGPASSWORD": password["superuser_password"]})
+            sleeps = "SELECT count(*) FROM pg_stat_activity WHERE query ~ 'pg_sleep.50' AND pid <> pg_backend_pid()"
+            assert poll(lambda: sql(lab, story.leader, sleeps) == "1", 15)
+            answer = lab.salt(story.leader, "chefha.demote", timeout=45)[story.leader]
+            assert isinstance(answer, dict), answer
+            code, said = waits.result(timeout=15)
+        assert code not in (0, 124), said
+        assert "terminating connection" in said or "closed the connection" in said, said
+
+
+def test_a_full_disk_of_the_leader_hands_over_and_heals(lab: Lab, witness: Witness) -> None:
+    """The leader hands over by plan while PostgreSQL still runs, is not eligible as long as there is no room, says so,
+    and is eligible again once there is room.
+    """
+    witness.await_converged(60)
+    full = others(witness.leader())[0]
+    with small_disk(lab, full):
+        witness.await_converged(90)
+        assert isinstance(lab.salt(full, "chefha.promote", full, timeout=45)[full], dict)
+        with under_load(lab, outage=HICCUP) as story:
+            fill(lab, full, leave=40)
+            heir = story.await_new_leader(60)
+            trouble = rows(lab, heir)[full]["storage"]
+            assert "MiB are free" in trouble
+            code, said = lab.exec(heir, ["chef-backend-ctl", "promote", full])
+            assert code == 1 and f"the storage of {full} is in trouble: {trouble}" in said
+            assert "IN TROUBLE" in shell(lab, full, "chef-backend-ctl status")
+            metrics = shell(lab, full, "curl -sk https://127.0.0.1:7331/metrics")
+            assert "chefha_storage_well 0" in metrics
+            make_room(lab, full)
+            assert poll(lambda: not rows(lab, heir)[full]["storage"], 60), "it does not heal"
+    witness.await_converged(90)

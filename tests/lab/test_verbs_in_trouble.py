@@ -1,0 +1,184 @@
+"""Every verb while etcd is down, while a member is down, and without a leader: its proper answer or one clear sentence.
+
+A row is a verb, in the shell and, where it has a function, through Salt. Each situation is made once, and all its rows
+are tried at the same time. Whatever they answer, nothing has changed afterwards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from lab.api import Lab
+from lab.witness import Witness
+from tests.lab.story import HICCUP, Story, poll, under_load
+
+#: the verb does what it always does
+WELL = ""
+NO_ETCD = "etcd does not answer"
+NO_LEADER = "no leader now"
+NOT_CONVERGED = "not converged"
+#: seconds for a verb by its own measure, and for Salt and two shared cores besides
+DEADLINE = 8.0
+PATIENCE = 40.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A verb with its arguments ({gone}: a member that is down, or another one where none is), and what it says in
+    each situation: WELL, or words of its refusal. `function` is the same for Salt, "" where there is none.
+    """
+
+    shell: str
+    function: str = ""
+    etcd_down: str = WELL
+    member_down: str = WELL
+    no_leader: str = WELL
+
+
+ROWS = (
+    Row("cluster-status", "cluster_status"),
+    Row("cluster-status --json"),
+    Row("status", "status"),
+    Row("status etcd"),
+    Row("status --simple", "status simple=True"),
+    Row("version", "version"),
+    Row("show-config"),
+    Row("gen-sample-backend-config", "gen_sample_backend_config"),
+    Row("gen-server-config chef.example.com", "gen_server_config chef.example.com"),
+    Row("promote {gone}", "promote {gone}", NO_ETCD, "has not reported lately", NO_LEADER),
+    Row("promote be9", "promote be9", NO_ETCD, "no such member", "no such member"),
+    Row("demote", "demote", NO_ETCD, "is not the leader", NO_LEADER),
+    # as it is already, so that nothing changes: on, and off where the situation has no leader because of that
+    Row("set-cluster-failover {failover}", "set_cluster_failover {failover}", NO_ETCD),
+    Row("set-node-failover on", "set_node_failover on", NO_ETCD),
+    Row("set-cluster-failover perhaps", "", *["expected one of on"] * 3),
+    Row("converge --timeout 2", "converge timeout=2", NOT_CONVERGED, WELL, NOT_CONVERGED),
+)
+
+
+def in_shell(lab: Lab, node: str, words: str) -> tuple[str, float]:
+    """What chef-backend-ctl says: "" if it succeeds, or its one sentence; and the seconds it took."""
+    began = time.monotonic()
+    command = f"chef-backend-ctl {words} 2>&1 >/dev/null </dev/null"
+    code, said = lab.exec(node, command, PATIENCE)
+    took = time.monotonic() - began
+    assert "Traceback" not in said, f"{words}: {said}"
+    assert code in (0, 1), f"{words} ended with {code}: {said}"
+    if code == 0:
+        return WELL, took
+    sentences = [line for line in said.splitlines() if line.startswith("chef-backend-ctl: ")]
+    assert len(sentences) == 1, f"{words}: {said}"
+    return sentences[0], took
+
+
+def by_salt(lab: Lab, node: str, words: str) -> tuple[str, float]:
+    """The same of the function: "" if it succeeds, or its one sentence."""
+    began = time.monotonic()
+    function, *arguments = words.split()
+    said: Any = lab.salt(node, f"chefha.{function}", *arguments, timeout=PATIENCE)[node]
+    took = time.monotonic() - began
+    assert "Traceback" not in str(said), f"{words}: {said}"
+    if isinstance(said, str) and said.startswith("ERROR: "):
+        assert "\n" not in said.strip(), f"{words}: {said}"
+        return said, took
+    return WELL, took
+
+
+def try_all(lab: Lab, node: str, gone: str, failover: str, expected: Callable[[Row], str]) -> list[str]:
+    """Try all rows on `node`, a few at a time; what is wrong with their answers."""
+
+    def attempt(way: Callable[[Lab, str, str], tuple[str, float]], words: str, wanted: str) -> list[str]:
+        words = words.format(gone=gone, failover=failover)
+        said, took = way(lab, node, words)
+        slow = [f"{words}: {took:.1f} s"] if took > DEADLINE + (DEADLINE if way is by_salt else 0) else []
+        as_wanted = wanted in said if wanted else said == WELL
+        return slow + ([] if as_wanted else [f"{words}: expected {wanted or 'success'}, got {said or 'success'}"])
+
+    work = [(in_shell, row.shell, expected(row)) for row in ROWS]
+    work += [(by_salt, row.function, expected(row)) for row in ROWS if row.function]
+    with ThreadPoolExecutor(4) as pool:
+        return [problem for found in pool.map(lambda job: attempt(*job), work) for problem in found]
+
+
+@contextmanager
+def etcd_down(story: Story) -> Iterator[tuple[str, str]]:
+    """etcd is stopped on all members; the leader leads on, because the others agree."""
+    members = (story.leader, *story.followers)
+
+    def service(verb: str) -> None:
+        with ThreadPoolExecutor(len(members)) as pool:
+            list(pool.map(lambda name: story.lab.exec(name, f"systemctl {verb} chefha-etcd.service"), members))
+
+    service("stop")
+    try:
+        yield story.followers[1], "on"
+    finally:
+        service("start")
+
+
+@contextmanager
+def member_down(story: Story) -> Iterator[tuple[str, str]]:
+    """A follower has lost its power long enough for all to know."""
+    gone = story.followers[1]
+    story.inject("kill-host", gone)
+    asked_on = story.followers[0]
+    command = f"chef-backend-ctl promote {gone}"
+    assert poll(lambda: "reported lately" in story.lab.exec(asked_on, command)[1], 45), "it still counts as present"
+    yield gone, "on"
+
+
+@contextmanager
+def no_leader(story: Story) -> Iterator[tuple[str, str]]:
+    """The leader is lost for good while failover is switched off, and its key is deleted by hand."""
+    asked_on = story.followers[0]
+    assert story.lab.exec(asked_on, "chef-backend-ctl set-cluster-failover off")[0] == 0
+    try:
+        story.inject("kill-host", story.leader)
+        delete = (
+            "export ETCDCTL_API=3 ETCDCTL_USER=root ETCDCTL_PASSWORD=$(python3 -c 'import json; "
+            'print(json.load(open("/etc/chefha/settings.json"))["secrets"]["etcd_root_password"])\'); '
+            "tls=/etc/chefha/tls; etcdctl --endpoints $(hostname -I | cut -d ' ' -f 1):2379 --cacert $tls/ca.crt "
+            "--cert $tls/server.crt --key $tls/server.key del /chefha/lab/leader"
+        )
+        poll(lambda: story.lab.exec(asked_on, delete)[0] == 0, 20)
+        yield story.followers[1], "off"
+    finally:
+        story.lab.exec(asked_on, "chef-backend-ctl set-cluster-failover on")
+
+
+@pytest.mark.parametrize(
+    ("situation", "outage"),
+    [(etcd_down, HICCUP), (member_down, HICCUP), (no_leader, 150.0)],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_every_verb_answers_and_changes_nothing(lab: Lab, witness: Witness, situation: Any, outage: float) -> None:
+    """Within its deadline, with its proper result or in one sentence; the leader is who it was, in the same epoch."""
+    with under_load(lab, outage=outage) as story, situation(story) as (gone, failover):
+        before = {(row.name, row.epoch) for row in witness.look() if row.reachable}
+        problems = try_all(lab, story.followers[0], gone, failover, lambda row: getattr(row, situation.__name__))
+        assert not problems, "\n".join(problems)
+        assert {(row.name, row.epoch) for row in witness.look() if row.reachable} == before
+
+
+def test_promote_while_another_promote_runs(lab: Lab, witness: Witness) -> None:
+    """The second one is refused in a sentence that says whose is under way; the first comes to its end."""
+    with under_load(lab, outage=HICCUP) as story:
+        one, other = story.followers
+        checkpointer = "pkill -{} -f '^postgres: .*checkpointer'"
+        with ThreadPoolExecutor(1) as pool:
+            story.lab.exec(story.leader, checkpointer.format("STOP"))
+            try:
+                first = pool.submit(in_shell, lab, one, f"promote {one}")
+                time.sleep(2)
+                refused, _ = in_shell(lab, other, f"promote {other}")
+            finally:
+                story.lab.exec(story.leader, checkpointer.format("CONT"))
+            assert f"a hand-over to {one} is under way already, asked for by {one}" in refused
+            assert first.result()[0] == WELL
+        assert witness.leader() == one
