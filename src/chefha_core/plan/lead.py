@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from chefha_core.model import EtcdView, LeaderKey, LeaderState, Observation, PgState
-from chefha_core.plan import durability, handover
+from chefha_core.model import EtcdView, LeaderKey, LeaderState, MemberReport, Observation, PgState
+from chefha_core.plan import durability, handover, restore
 from chefha_core.plan.commands import (
     Checkpoint,
     Command,
@@ -12,6 +12,7 @@ from chefha_core.plan.commands import (
     KillPostgres,
     Plan,
     Promote,
+    PublishRestore,
     ReleaseKey,
     Renew,
     Slots,
@@ -48,9 +49,21 @@ def lead(seen: Observation, policy: Policy) -> Plan | None:
         return look_again(seen, policy, stop_leading(seen, older), "blocked", older)
     if seen.lease is None or seen.lease.epoch != key.epoch or seen.paused or seen.now >= lease_ends(seen, policy):
         return _regain(seen, policy, key)
+    step = restore.step(seen, policy, key)
+    if step is not None:
+        return _restoring(seen, policy, key, *step)
     if seen.pg.state is PgState.PRIMARY:
         return _as_primary(seen, policy, key)
     return _without_primary(seen, policy, key)
+
+
+def _restoring(seen: Observation, policy: Policy, key: LeaderKey, step: list[Command], reason: str) -> Plan:
+    """The key is kept while PostgreSQL is stopped and its data exchanged."""
+    publishes = any(isinstance(command, PublishRestore) for command in step)  # which compares the key's revision
+    commands = [] if publishes else _renewal(seen, policy, key, key.state)
+    if seen.address:
+        commands.append(DropAddress(reason))
+    return look_again(seen, policy, [*commands, *step], "leader", reason, seen.now + 0.05)
 
 
 def _lost_key(seen: Observation, etcd: EtcdView) -> LeaderKey:
@@ -154,7 +167,7 @@ def _repair(seen: Observation, policy: Policy, key: LeaderKey) -> tuple[Command 
         return KillPostgres(why), why, now
     if why:
         return _release(seen, key, why)
-    reason = "PostgreSQL does not answer" if stuck else "PostgreSQL has died"
+    reason = "PostgreSQL does not answer" if stuck else "PostgreSQL is stopped" if pg.clean else "PostgreSQL has died"
     names = durability.sync_names(policy.sync_rule, seen.name)
     return (
         StartPrimary(f"{reason}: restarting it in place", names, kill_first=stuck),
@@ -193,7 +206,12 @@ def _others_stand_by(seen: Observation) -> bool:
     etcd = seen.etcd
     assert etcd is not None
     elects = etcd.config is None or etcd.config.failover
-    return elects and any(n != seen.name and m.pg is PgState.STANDBY for n, m in etcd.members.items())
+    return elects and any(n != seen.name and _stands_by(etcd, m) for n, m in etcd.members.items())
+
+
+def _stands_by(etcd: EtcdView, report: MemberReport) -> bool:
+    """True for a standby of the cluster's present data; data from before a restoration never leads."""
+    return report.pg is PgState.STANDBY and (etcd.config is None or report.system_id not in etcd.config.former)
 
 
 def _promotion(seen: Observation, policy: Policy, key: LeaderKey) -> tuple[Command | None, str, float]:
