@@ -82,6 +82,19 @@ def extract(stream: BinaryIO, folder: Path, on_progress: OnProgress = nothing) -
     return about
 
 
+def about(stream: BinaryIO) -> About:
+    """What the archive says of itself, in its first entry. Nothing else is read, and nothing is checked yet."""
+    walk = _Walk(None, lambda path: False)
+    with expanded(stream, nothing) as plain:
+        try:
+            with tarfile.open(fileobj=plain.file, mode="r|", bufsize=CHUNK) as tar:
+                if (entry := tar.next()) is not None:
+                    return _about(walk._first(tar, entry))
+        except tarfile.TarError as error:
+            raise ArchiveError(plain.problem() or f"{walk._where()}: {error}") from None
+        raise ArchiveError(plain.problem() or "it is empty")
+
+
 class _Walk:
     """One pass over an archive. ``wanted``: which paths of the data directory are written to ``folder``."""
 

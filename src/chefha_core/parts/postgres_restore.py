@@ -151,7 +151,9 @@ def _why_ended(log: str, target: Target) -> str:
     """Why the server on the restored data ended, in words."""
     if "recovery ended before configured recovery target was reached" in log:
         last = _LAST.findall(log)
-        return f"{target.time} is after the archived log ends, with a transaction of {last[-1] if last else 'before it'}"
+        return (
+            f"{target.time} is after the archived log ends, with a transaction of {last[-1] if last else 'before it'}"
+        )
     if "requested recovery stop point is before consistent recovery point" in log:
         return f"{target.time} is before the end of the base backup in this archive; take an older archive"
     words = [line.strip() for line in log.splitlines() if "FATAL" in line or "PANIC" in line]

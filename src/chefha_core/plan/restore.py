@@ -115,7 +115,9 @@ def _give_up(seen: Observation, policy: Policy, why: str) -> Plan:
     key = seen.etcd.leader
     if key.state is LeaderState.RELEASING:
         return look_again(seen, policy, (), "blocked", f"{why}, and nobody who has the restored data leads")
-    release = ReleaseKey(why, seen.etcd.leader_revision, key.epoch, key.timeline, key.lsn, to="", clean=False, fit=False)
+    release = ReleaseKey(
+        why, seen.etcd.leader_revision, key.epoch, key.timeline, key.lsn, to="", clean=False, fit=False
+    )
     return look_again(seen, policy, [release], "blocked", why)
 
 

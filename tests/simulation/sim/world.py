@@ -210,7 +210,9 @@ class World:
         self.notice_generation()
         mine = self.hosts[name].pg.data
         if mine is not None and mine.system_id != self.generation and "config" in self.etcd.kvs:
-            self.violation(f"{name} acknowledged the write {record} on {mine.system_id}, and {self.generation} is the cluster's")
+            self.violation(
+                f"{name} acknowledged the write {record} on {mine.system_id}, and {self.generation} is the cluster's"
+            )
         self.acknowledged.append(record)
         key = self.leader
         if self.durability == "quorum" and not self.wiped and not self._on_another(name, record):

@@ -1,0 +1,150 @@
+"""What a restoration is refused for before anything is done, and where an archive comes from."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from chefha_core.backup import archive
+from chefha_core.backup.archive import About
+from chefha_core.backup.errors import ArchiveError
+from chefha_core.model import EtcdView, LeaderState
+from chefha_core.parts import postgres_sql as sql
+from chefha_core.parts.postgres_restore import Target
+from chefha_core.parts.postgres_tools import Places, PostgresError
+from chefha_core.settings import Settings
+from chefha_core.verbs.reach import VerbError
+
+
+class Source:
+    """An archive: a file of this machine."""
+
+    def __init__(self, settings: Settings, path: str) -> None:
+        self._settings, self.path = settings, Path(path).absolute()
+        self.label = self.path.name
+        try:
+            self.size = self.path.stat().st_size
+        except OSError as error:
+            raise VerbError(f"restore: {self.path} cannot be read: {error.strerror}; nothing was changed") from None
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[BinaryIO]:
+        try:
+            with self.path.open("rb") as stream:
+                yield stream
+        except OSError as error:
+            raise ArchiveError(f"{self.path} cannot be read: {error.strerror}") from None
+
+    def about(self) -> About:
+        """What it says of itself."""
+        with self._open() as stream:
+            return archive.about(stream)
+
+    def extract(self, folder: Path, on_progress: Callable[[int], None]) -> About:
+        """Everything checked, the data directory written to ``folder``."""
+        with self._open() as stream:
+            return archive.extract(stream, folder, on_progress)
+
+    def target(self, moment: datetime.datetime | None, about: About) -> Target:
+        """Where the replay ends."""
+        return Target()
+
+
+def moment(text: str) -> datetime.datetime | None:
+    """``--target-time`` as a time, in UTC where it names no zone; VerbError if it is none, or to come."""
+    if not text:
+        return None
+    try:
+        found = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise VerbError(
+            f"restore: --target-time {text!r} is no time; expected such as 2026-11-25T04:30:00+01:00"
+        ) from None
+    found = found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
+    if found > datetime.datetime.now(datetime.UTC):
+        raise VerbError(f"restore: --target-time {found.isoformat()} is in the future; nothing was changed")
+    return found
+
+
+def refusal(settings: Settings, view: EtcdView, name: str) -> str:
+    """Why this node cannot restore now, "" if it can; pure."""
+    leader, request = view.leader, view.restore
+    if leader is None:
+        return "the cluster has no leader now; see why with cluster-status"
+    if leader.name != name:
+        return f"{name} is not the leader, {leader.name} is; run it there"
+    if request is not None and request.epoch == leader.epoch:
+        return f"the restoration of {request.source}, asked for by {request.by}, is under way; wait for its end"
+    if view.intent is not None and view.intent.epoch == leader.epoch:
+        return f"a hand-over to {view.intent.to or 'anybody'} is under way; wait for its end"
+    if leader.state is not LeaderState.LEADING:
+        return f"{leader.name} is {leader.state} at the moment; try again when it leads"
+    if view.config is None:
+        return "etcd has no configuration of this cluster; apply its states first"
+    report = view.members.get(name)
+    if report is None:
+        return f"leaderl of {name}, which would carry it out, does not report; see systemctl status chefha-leaderl"
+    return ""
+
+
+def archive_refusal(settings: Settings, view: EtcdView, about: About, foreign: bool, places: Places) -> str:
+    """Why this archive must not be restored here, "" if it may be."""
+    version = server_version(places)
+    if about.server_version // 10000 != version:
+        return (
+            f"the archive is of PostgreSQL {about.server_version // 10000} and this cluster has {version}; "
+            "restore it into a cluster of its version and upgrade that"
+        )
+    if about.incremental_of:
+        return f"the archive is an incremental one and needs {about.incremental_of}; restore a full one"
+    return "" if foreign else foreign_refusal(settings, view, about, lambda: has_own_data(places))
+
+
+def foreign_refusal(settings: Settings, view: EtcdView, about: About, own_data: Callable[[], bool]) -> str:
+    """Why the archive counts as somebody else's, "" if it is this cluster's own; pure but for ``own_data``.
+
+    Its own: the same name, and a system identifier that this cluster has or had. The same name alone is enough where
+    nothing is lost: in a cluster that was formed anew and has no data yet.
+    """
+    config = view.config
+    assert config is not None
+    of = f"the archive is of the cluster {about.cluster} (system identifier {about.system_identifier})"
+    if about.cluster != settings.cluster:
+        return f"{of} and this is {settings.cluster}; add --foreign if its data shall replace this cluster's"
+    if about.system_identifier in (config.system_id, *config.former) or not own_data():
+        return ""
+    return (
+        f"{of}, and this cluster, which has data of its own, has and had another system identifier ({config.system_id}); "
+        "add --foreign if that data shall be replaced"
+    )
+
+
+def has_own_data(places: Places) -> bool:
+    """False if the running PostgreSQL has nothing in it but what initdb made; True also if it cannot be asked."""
+    until = time.monotonic() + 5.0
+    databases = "select count(*) from pg_database where datname not in ('postgres', 'template0', 'template1')"
+    tables = (
+        "select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace "
+        "where c.relkind in ('r', 'm', 'S', 'p') and n.nspname not like 'pg\\_%' and n.nspname <> 'information_schema'"
+    )
+    try:
+        with sql.session(sql.local_dsn(places), until) as local:
+            return any(local.rows(question, until)[0][0] for question in (databases, tables))
+    except PostgresError:
+        return True
+
+
+def server_version(places: Places) -> int:
+    """Major version of the PostgreSQL that is installed here."""
+    try:
+        said = subprocess.run([places.bin / "postgres", "-V"], capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise VerbError(f"restore: {places.bin / 'postgres'} cannot be run: {error}; nothing was changed") from None
+    found = re.search(r"(\d+)", said)
+    return int(found.group(1)) if found else 0
