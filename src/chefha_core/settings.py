@@ -168,6 +168,30 @@ class Firewall:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class S3:
+    """A bucket of Amazon's S3 or of a store that speaks like it; needs boto3 in Salt's Python."""
+
+    bucket: str = setting("", "name of the bucket, which must be there; empty: backups go to backup:directory")
+    prefix: str = setting("", "what the names of all objects begin with, such as chef/production")
+    endpoint: str = setting("", "URL of the store; empty: Amazon's")
+    region: str = setting("us-east-1", "region of the bucket")
+    access_key: str = setting("", "who writes there; empty: the machine's own role or boto3's configuration")
+    secret_key: str = setting("", "the secret that belongs to access_key", secret=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Backup:
+    """What `backup` makes, and where it goes."""
+
+    directory: str = setting("/var/opt/chef-backup", "folder for archives, and for the archived log")
+    compression: str = setting("zstd", "zstd or gzip, of which zstd is much faster", choices=("zstd", "gzip"))
+    keep: int = setting(0, "archives that are kept, and those they need, the newest; 0: all of them", least=0)
+    incremental: bool = setting(False, "PostgreSQL 17 notes what changes (summarize_wal), for backup --incremental")
+    wal_archive: bool = setting(False, "PostgreSQL archives its log there, for a restore to any point in time")
+    s3: S3 = setting(S3(), "a bucket instead of the folder")
+
+
 #: who needs which of the secrets; a front end gets no others
 SECRETS_OF: dict[str, tuple[str, ...]] = {
     "backend": (
@@ -244,6 +268,7 @@ class Settings:
     frontend: Frontend = setting(Frontend(), "what the front ends have in common")
     firewall: Firewall = setting(Firewall(), "nftables")
     tls: Tls = setting(Tls(), "certificates", secret=True)
+    backup: Backup = setting(Backup(), "backups and the archived log")
     wheel: str = setting(
         "", "file name of the wheel under salt://chefha/minion/files; empty: chefha is installed already"
     )

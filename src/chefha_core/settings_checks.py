@@ -157,6 +157,7 @@ def _places(settings: Settings) -> str:
         ("search:data_dir", settings.search.data_dir),
         ("search:log_dir", settings.search.log_dir),
         ("tls:directory", settings.tls.directory),
+        ("backup:directory", settings.backup.directory),
     ):
         if not re.fullmatch(r"/[^\s'\"\\]+", folder):
             return f"pillar chefha:{path} is {folder!r}; expected an absolute path without blanks or quotes"
@@ -183,6 +184,19 @@ def _port_lists(settings: Settings) -> str:
     return ""
 
 
+def _backup(settings: Settings) -> str:
+    """`backup:incremental` needs PostgreSQL 17, `backup:s3:access_key` its `secret_key`."""
+    wanted = settings.backup
+    if wanted.incremental and settings.postgresql.version < 17:
+        return (
+            f"pillar chefha:backup:incremental is true, and postgresql:version is {settings.postgresql.version}; "
+            "PostgreSQL makes incremental backups since 17"
+        )
+    if bool(wanted.s3.access_key) != bool(wanted.s3.secret_key):
+        return "pillar chefha:backup:s3 has one of access_key and secret_key; expected both or neither"
+    return ""
+
+
 CHECKS = (
     _names,
     _addresses,
@@ -192,6 +206,7 @@ CHECKS = (
     _ports,
     _port_lists,
     _places,
+    _backup,
     search_problem,
     *chef_accepts.CHECKS,
 )

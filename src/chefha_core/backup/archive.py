@@ -82,17 +82,18 @@ def extract(stream: BinaryIO, folder: Path, on_progress: OnProgress = nothing) -
     return about
 
 
-def about(stream: BinaryIO) -> About:
-    """What the archive says of itself, in its first entry. Nothing else is read, and nothing is checked yet."""
-    walk = _Walk(None, lambda path: False)
+def read_about(stream: BinaryIO) -> About:
+    """Only its first entry: where an archive is from. Says nothing about whether it is whole."""
     with expanded(stream, nothing) as plain:
         try:
-            with tarfile.open(fileobj=plain.file, mode="r|", bufsize=CHUNK) as tar:
-                if (entry := tar.next()) is not None:
-                    return _about(walk._first(tar, entry))
-        except tarfile.TarError as error:
-            raise ArchiveError(plain.problem() or f"{walk._where()}: {error}") from None
-        raise ArchiveError(plain.problem() or "it is empty")
+            with tarfile.open(fileobj=plain.file, mode="r|") as tar:
+                entry = tar.next()
+                file = tar.extractfile(entry) if entry and entry.name == ABOUT else None
+                if file is None:
+                    raise ArchiveError(f"it is not an archive of chefha: it does not begin with {ABOUT}")
+                return _about(file.read(TEXT_LIMIT))
+        except (tarfile.TarError, ValueError, EOFError) as error:
+            raise ArchiveError(f"it is not an archive of chefha ({error})") from None
 
 
 class _Walk:

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 from chefha_core.layout.wish import CONFIG, DATA, Wish, folder, masked, reloaded, text_file
-from chefha_core.settings import SECRETS_OF, SETTINGS_FILE, Secrets, Settings
+from chefha_core.settings import SECRETS_OF, SETTINGS_FILE, Backup, Secrets, Settings
 
 CREATE_CLUSTER = "/etc/postgresql-common/createcluster.conf"
 
@@ -23,13 +23,13 @@ def settings_files(settings: Settings, name: str) -> list[Wish]:
 def for_front_end(settings: Settings) -> Settings:
     """The settings with a front end's secrets only, whatever its pillar has."""
     secrets = Secrets(**{name: getattr(settings.secrets, name) for name in SECRETS_OF["frontend"]})
-    return replace(settings, secrets=secrets, tls=replace(settings.tls, certificate="", key=""))
+    return replace(settings, secrets=secrets, tls=replace(settings.tls, certificate="", key=""), backup=Backup())
 
 
 def packages(settings: Settings, name: str) -> list[Wish]:
     """Debian's packages, none of whose own services may start: first masked, then installed."""
     version = settings.postgresql.version
-    wanted = [f"postgresql-{version}", f"postgresql-client-{version}", "iproute2"]
+    wanted = [f"postgresql-{version}", f"postgresql-client-{version}", "iproute2", "zstd"]
     masks = [masked("postgresql.service")]
     if not settings.etcd_endpoints:
         wanted += ["etcd-server", "etcd-client"]

@@ -140,7 +140,12 @@ def exclusive(places: Places) -> Iterator[int]:
 
 
 def spawn(
-    places: Places, argv: Sequence[str], output: int, keep: tuple[int, ...] = (), stdin: int = subprocess.DEVNULL
+    places: Places,
+    argv: Sequence[str],
+    output: int,
+    keep: tuple[int, ...] = (),
+    stdin: int = subprocess.DEVNULL,
+    errors: int = subprocess.STDOUT,
 ) -> subprocess.Popen[bytes]:
     """Start one of PostgreSQL's programs as its user, in a session of its own, with a bare environment."""
     env = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "PGPASSFILE": str(places.pgpass), "PGCONNECT_TIMEOUT": "5"}
@@ -150,7 +155,7 @@ def spawn(
             [str(places.bin / argv[0]), *argv[1:]],
             stdin=stdin,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=errors,
             cwd=places.home,
             env=env,
             user=user,

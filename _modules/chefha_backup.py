@@ -1,0 +1,45 @@
+"""
+Verbs about archives, as part of the module ``chefha``.
+"""
+
+from salt.exceptions import SaltInvocationError
+
+
+def __virtual__():
+    return "chefha"
+
+
+def backup(force=False, timeout=14400, compression="", max_rate=0, incremental=""):
+    """
+    An archive of this node's data (configuration, PostgreSQL with its log), compressed, verified, in the folder or
+    bucket of pillar ``chefha:backup``. Refused on the leader without ``force``, and where there is not enough room;
+    an archive that does not verify is removed. Use ``salt -t`` with a time that suffices, or ``--async``.
+
+    force
+        On the leader too.
+    timeout
+        Seconds it may take; afterwards nothing is left of it.
+    compression
+        ``zstd`` or ``gzip``; empty: as the pillar has it.
+    max_rate
+        MB/s that are read at most; 0: no limit.
+    incremental
+        Name of an archive, or ``newest``: only what changed since then (PostgreSQL 17).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt -t 3600 be2 chefha.backup
+    """
+    for name, value in (("force", force),):
+        if not isinstance(value, bool):
+            raise SaltInvocationError(f"{name} is {value!r}; expected True or False")
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= 604800:
+        raise SaltInvocationError(f"timeout is {timeout!r}; expected seconds, more than 0 and at most 604800")
+    if isinstance(max_rate, bool) or not isinstance(max_rate, int) or max_rate < 0:
+        raise SaltInvocationError(f"max_rate is {max_rate!r}; expected whole MB/s, 0 for no limit")
+    if compression not in ("", "zstd", "gzip"):
+        raise SaltInvocationError(f"compression is {compression!r}; expected zstd or gzip")
+    words = (force, float(timeout), compression, max_rate, str(incremental))
+    return __salt__["chefha.verb"]("backup", "backup", *words)

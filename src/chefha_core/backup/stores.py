@@ -1,0 +1,146 @@
+"""Where archives lie: a folder of this machine, or a bucket of an S3-compatible store (s3_store.py).
+
+An archive is written under ``NAME.partial`` and gets its name when it is verified. What an earlier attempt left under
+such a name is removed by `clear`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from chefha_core.backup.errors import ArchiveError
+from chefha_core.parts.postgres_tools import sync_directory
+from chefha_core.settings import Settings
+
+PARTIAL = ".partial"
+NAME = re.compile(r"chef-backup-\d{4}(-\d{2}){5}\.(tar\.zst|tgz)")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One archive. ``size`` in bytes."""
+
+    name: str
+    size: int
+
+
+class Store(Protocol):
+    """What a place for archives can do; each raises ArchiveError with one sentence."""
+
+    def where(self, name: str = "") -> str:
+        """The archive's place, or the store's, for people."""
+
+    def archives(self) -> list[Stored]:
+        """Every whole archive, oldest first."""
+
+    def size(self, name: str) -> int:
+        """Bytes of an archive."""
+
+    def room(self) -> int | None:
+        """Bytes that are free, None if there is no end."""
+
+    def clear(self) -> None:
+        """Remove what attempts that were cut short left here."""
+
+    def receive(self, name: str, size: int) -> AbstractContextManager[int]:
+        """A descriptor to write ``name`` to, about ``size`` bytes. What came is durable at the end of the block;
+        after an exception it is gone.
+        """
+
+    def read(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """Its bytes, from the start."""
+
+    def rename(self, name: str, new: str) -> None:
+        """Give it another name, durably."""
+
+    def remove(self, name: str) -> None:
+        """Delete it, if it is there."""
+
+
+class Directory:
+    """A folder of this machine. It is made, for root alone, where it is missing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def where(self, name: str = "") -> str:
+        return str(self.folder / name)
+
+    def archives(self) -> list[Stored]:
+        with self._explained("cannot be read"):
+            found = [path for path in self.folder.glob("chef-backup-*") if NAME.fullmatch(path.name)]
+            return [Stored(path.name, path.stat().st_size) for path in sorted(found)]
+
+    def size(self, name: str) -> int:
+        with self._explained("cannot be read"):
+            return (self.folder / name).stat().st_size
+
+    def room(self) -> int | None:
+        with self._explained("cannot be made"):
+            # others may pass through: PostgreSQL's user gets to its own folder with the log
+            self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+            return shutil.disk_usage(self.folder).free
+
+    def clear(self) -> None:
+        with self._explained("cannot be changed"):
+            for path in self.folder.glob(f"chef-backup-*{PARTIAL}"):
+                path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def receive(self, name: str, size: int) -> Iterator[int]:
+        path = self.folder / name
+        with self._explained("cannot be written"):
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            try:
+                yield fd
+                with self._explained("cannot be written"):
+                    os.fsync(fd)
+                # whoever reads it back reads the disk, and PostgreSQL's pages stay in memory
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(fd)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+    @contextlib.contextmanager
+    def read(self, name: str) -> Iterator[BinaryIO]:
+        with self._explained("cannot be read"):
+            file = (self.folder / name).open("rb", buffering=0)
+        with file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            yield file
+
+    def rename(self, name: str, new: str) -> None:
+        with self._explained("cannot be changed"):
+            (self.folder / name).rename(self.folder / new)
+            sync_directory(self.folder)
+
+    def remove(self, name: str) -> None:
+        with self._explained("cannot be changed"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ArchiveError(f"{error.filename or self.folder} {what}: {error.strerror}") from None
+
+
+def open_store(settings: Settings) -> Store:
+    """The store that the settings name."""
+    if settings.backup.s3.bucket:
+        from chefha_core.backup.s3_store import S3Store
+
+        return S3Store(settings.backup.s3)
+    return Directory(Path(settings.backup.directory))

@@ -1,0 +1,336 @@
+"""Taking a backup: pg_basebackup's stream, with this node's configuration, compressed into a store, and read back.
+
+Memory and disk do not grow with the database: it flows through, and what is written is the archive alone. Only the log
+of the time of the backup is laid beside the database for a moment, where pg_waldump reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import io
+import json
+import os
+import pwd
+import re
+import shutil
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import chefha_core
+from chefha_core.backup import pg_manifest
+from chefha_core.backup.archive import About, verify
+from chefha_core.backup.archive_writer import ArchiveWriter
+from chefha_core.backup.chain import needed_by
+from chefha_core.backup.compression import CHUNK, ENDINGS, compressor, ended, widen
+from chefha_core.backup.errors import ArchiveError
+from chefha_core.backup.source import Deadline, Facts, ask, base_backup, log_kept
+from chefha_core.backup.stores import PARTIAL, Store
+from chefha_core.model import format_lsn
+from chefha_core.parts.postgres_tools import Places, PostgresError, run
+from chefha_core.settings import Settings
+from chefha_core.verbs.config import shown
+
+#: bytes that must be free beside the archive: configuration, and what the database grows by meanwhile
+SPARE = 64 << 20
+#: phase, bytes done, bytes in all (a guess while it is being taken)
+OnProgress = Callable[[str, int, int], None]
+README = b"""\
+The search index is not in this archive: it holds nothing that is not in the database.
+After a restore, build it anew on a front end: chef-server-ctl reindex
+"""
+_CONFIGURATION = ("postgresql.conf", "pg_hba.conf", "pg_ident.conf")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a backup is to be taken. ``timeout`` in seconds, ``max_rate`` in kB/s (0: no limit); ``incremental``: name
+    of the archive to build upon, "" for a full backup.
+    """
+
+    compression: str = "zstd"
+    timeout: float = 14400.0
+    max_rate: int = 0
+    incremental: str = ""
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An archive that is in its place and verified. Sizes in bytes."""
+
+    name: str
+    size: int
+    read: int
+    about: About
+
+
+def refusal(facts: Facts, wish: Wish, store: Store) -> str:
+    """Why no backup is taken of a PostgreSQL like this into a store like this, "" if one is."""
+    if facts.leads and not wish.force:
+        return (
+            "this node leads, and a backup would slow down what its clients use; run it on a follower, or give --force"
+        )
+    if facts.tablespaces:
+        return f"there are tablespaces ({facts.tablespaces}), which an archive cannot hold; move their tables back"
+    if wish.incremental and not facts.summarizes:
+        return (
+            "PostgreSQL does not note what changes, so no incremental backup is possible; it needs PostgreSQL 17 and "
+            "chefha:backup:incremental"
+        )
+    room = store.room()
+    if room is not None and room < facts.size + SPARE:
+        return (
+            f"not enough room in {store.where()}: {(facts.size + SPARE) >> 20} MiB may be needed (the databases have "
+            f"that size, how far they can be compressed is not known before), {room >> 20} MiB are free; make room, or "
+            "set chefha:backup:directory to a larger disk"
+        )
+    return ""
+
+
+def take(settings: Settings, node: str, places: Places, store: Store, wish: Wish, on_progress: OnProgress) -> Taken:
+    """Take one, verify it, and give it its name; ArchiveError if that does not succeed, and then nothing is kept."""
+    deadline = Deadline(wish.timeout)
+    try:
+        with _alone(places):
+            facts = ask(places)
+            if problem := refusal(facts, wish, store):
+                raise ArchiveError(problem)
+            store.clear()
+            with _beside(places) as beside:
+                return _Taking(settings, node, places, store, wish, on_progress, deadline, facts, beside).run()
+    except ArchiveError:
+        deadline.check()  # says so if it was the deadline that ended it
+        raise
+    finally:
+        deadline.close()
+
+
+@contextlib.contextmanager
+def _alone(places: Places) -> Iterator[None]:
+    """One backup at a time on a node."""
+    fd = os.open(places.home / ".backup.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ArchiveError("another backup is being taken on this node; wait for its end") from None
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _beside(places: Places) -> Iterator[Path]:
+    """A folder of PostgreSQL's user for a moment, on the database's own disk; never /tmp."""
+    folder = places.home / "backup.check"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            user = pwd.getpwnam(places.user)
+            os.chown(folder, user.pw_uid, user.pw_gid)
+        yield folder
+    except OSError as error:
+        raise ArchiveError(f"{error.filename or folder} cannot be written: {error.strerror}") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass
+class _Taking:
+    """One backup under way."""
+
+    settings: Settings
+    node: str
+    places: Places
+    store: Store
+    wish: Wish
+    on_progress: OnProgress
+    deadline: Deadline
+    facts: Facts
+    beside: Path
+    read: int = 0
+    log: int = 0
+
+    def run(self) -> Taken:
+        began, name = self._name()
+        partial = name + PARTIAL
+        manifest = self._base_manifest() if self.wish.incremental else None
+        with log_kept(self.places), self.store.receive(partial, self.facts.size) as output:
+            about = self._stream(output, manifest, began)
+        try:
+            self._read_back(partial, about)
+            self.store.rename(partial, name)
+        except BaseException:
+            self.store.remove(partial)
+            raise
+        self._retire()
+        return Taken(name, self.store.size(name), self.read, about)
+
+    def _name(self) -> tuple[datetime.datetime, str]:
+        """Now, and the name of an archive begun now, which no other has."""
+        taken = {stored.name.partition(".")[0] for stored in self.store.archives()}
+        while True:
+            now = datetime.datetime.now(datetime.UTC)
+            stem = f"chef-backup-{now:%Y-%m-%d-%H-%M-%S}"
+            if stem not in taken:
+                return now, stem + ENDINGS[self.wish.compression]
+            time.sleep(0.1)
+
+    def _progress(self, phase: str, done: int, total: int) -> None:
+        self.deadline.check()
+        self.on_progress(phase, done, total)
+
+    def _base_manifest(self) -> Path:
+        """backup_manifest of the archive to build upon, which is read and verified for it."""
+        name, folder = self.wish.incremental, self._folder("base")
+        total = self.store.size(name)
+        with self.store.read(name) as stream:
+            try:
+                about = verify(stream, lambda done: self._progress("reading", done, total), folder)
+            except ArchiveError as error:
+                self.deadline.check()
+                raise ArchiveError(f"{self.store.where(name)}: {error}; take a full backup") from None
+        if about.system_identifier != self.facts.system_identifier:
+            raise ArchiveError(f"{self.store.where(name)} is of another database; take a full backup")
+        shutil.rmtree(folder / "pg_wal")
+        return folder / "backup_manifest"
+
+    def _folder(self, name: str) -> Path:
+        made, owner = self.beside / name, self.beside.stat()
+        made.mkdir(mode=0o700)
+        os.chown(made, owner.st_uid, owner.st_gid)
+        return made
+
+    def _stream(self, output: int, manifest: Path | None, began: datetime.datetime) -> About:
+        source = base_backup(self.places, self.wish.max_rate, manifest)
+        self.deadline.watch(source)
+        packer = compressor(self.wish.compression, output)
+        self.deadline.watch(packer)
+        assert source.stdout is not None and packer.stdin is not None
+        widen(packer.stdin)
+        problem = ""
+        try:
+            about = self._repack(source.stdout, packer.stdin, began)
+            packer.stdin.close()
+        except (tarfile.TarError, BrokenPipeError, ArchiveError) as error:
+            problem = str(error) or type(error).__name__
+        with source.stdout, contextlib.suppress(BrokenPipeError):
+            packer.stdin.close()
+        said, packed = ended(source), ended(packer)
+        if packed:
+            raise ArchiveError(f"{self.store.where()} cannot be written: {packed}")
+        if said:
+            raise ArchiveError(f"pg_basebackup failed: {said.splitlines()[-1].removeprefix('pg_basebackup: ')}")
+        if problem:
+            raise ArchiveError(problem)
+        return about
+
+    def _repack(self, source: IO[bytes], sink: IO[bytes], began: datetime.datetime) -> About:
+        """pg_basebackup's entries as an archive's. The first one, backup_label, says where the log begins."""
+        with tarfile.open(fileobj=source, mode="r|", bufsize=CHUNK) as tar:
+            entry = tar.next()
+            if entry is None:
+                raise tarfile.ReadError("pg_basebackup sent nothing")
+            label = tar.extractfile(entry)
+            if entry.name != "backup_label" or label is None:
+                raise ArchiveError(f"pg_basebackup began with {entry.name}; expected backup_label")
+            text = label.read()
+            about = self._about(text.decode("utf-8", "replace"), began)
+            writer = ArchiveWriter(sink.write, about)
+            self._configuration(writer)
+            writer.file(entry, io.BytesIO(text), self._count)
+            while (entry := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]
+                self._entry(tar, entry, writer)
+            writer.finish()
+            while source.read(CHUNK):
+                pass
+        return about
+
+    def _entry(self, tar: tarfile.TarFile, entry: tarfile.TarInfo, writer: ArchiveWriter) -> None:
+        entry.name = entry.name.removeprefix("./")
+        if entry.isdir():
+            writer.folder(entry)
+        elif entry.isreg():
+            file = tar.extractfile(entry)
+            assert file is not None
+            if entry.name.startswith("pg_wal/"):
+                self.log += entry.size
+            writer.file(entry, file, self._count)
+        else:
+            raise ArchiveError(f"{entry.name} is neither a file nor a folder, which an archive cannot hold")
+
+    def _count(self, done: int) -> None:
+        self.read += done
+        self._progress("taking", self.read, self.facts.size)
+
+    def _about(self, label: str, began: datetime.datetime) -> About:
+        start = re.search(r"START WAL LOCATION: ([0-9A-F]+/[0-9A-F]+)", label)
+        timeline = re.search(r"START TIMELINE: (\d+)", label)
+        if start is None or timeline is None:
+            raise ArchiveError("backup_label does not say where the log begins")
+        return About(
+            cluster=self.settings.cluster,
+            node=self.node,
+            system_identifier=self.facts.system_identifier,
+            server_version=self.facts.version,
+            start_lsn=start.group(1),
+            timeline=int(timeline.group(1)),
+            time=began.isoformat(timespec="seconds"),
+            encoding=self.wish.compression,
+            chefha=chefha_core.__version__,
+            size=self.facts.size,
+            incremental_of=self.wish.incremental,
+        )
+
+    def _configuration(self, writer: ArchiveWriter) -> None:
+        """This node's settings, and its rendered files, none of which holds a secret."""
+        writer.text("configuration/settings.json", json.dumps(shown(self.settings), indent=2).encode() + b"\n")
+        for name in _CONFIGURATION:
+            with contextlib.suppress(FileNotFoundError):
+                writer.text(f"configuration/postgresql/{name}", (self.places.config.parent / name).read_bytes())
+        writer.text("search/README", README)
+
+    def _read_back(self, partial: str, about: About) -> None:
+        """Verify what was written, and its log with pg_waldump, as pg_verifybackup does."""
+        self._check_room_for_log()
+        total, folder = self.store.size(partial), self._folder("new")
+        with self.store.read(partial) as stream:
+            try:
+                found = verify(stream, lambda done: self._progress("verifying", done, total), folder)
+            except ArchiveError as error:
+                self.deadline.check()
+                raise ArchiveError(f"the backup does not verify: {error}; it was removed") from None
+        if found != about:
+            raise ArchiveError("the backup does not verify: it is not the one that was written; it was removed")
+        for needed in pg_manifest.parse((folder / "backup_manifest").read_bytes()).wal:
+            argv = ["pg_waldump", "-q", "-p", str(folder / "pg_wal"), "-t", str(needed.timeline)]
+            argv += ["-s", format_lsn(needed.start), "-e", format_lsn(needed.end)]
+            try:
+                run(self.places, argv, max(1.0, self.deadline.left))
+            except PostgresError as error:
+                raise ArchiveError(f"the backup does not verify: {error}; it was removed") from None
+
+    def _check_room_for_log(self) -> None:
+        free = shutil.disk_usage(self.places.home).free
+        if free < self.log + SPARE:
+            raise ArchiveError(
+                f"the log of the backup cannot be checked: {(self.log + SPARE) >> 20} MiB are needed for a moment in "
+                f"{self.places.home}, {free >> 20} MiB are free"
+            )
+
+    def _retire(self) -> None:
+        """Delete the archives that are not to be kept any more, oldest first."""
+        if not (keep := self.settings.backup.keep):
+            return
+        names = [stored.name for stored in self.store.archives()]
+        wanted = needed_by(self.store, names[-keep:])
+        for name in names:
+            if name not in wanted:
+                self.store.remove(name)
