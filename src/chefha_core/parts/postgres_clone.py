@@ -12,6 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from chefha_core.parts import postgres_control as control_file
 from chefha_core.parts import postgres_sql as sql

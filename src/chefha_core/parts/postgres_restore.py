@@ -181,7 +181,7 @@ def new_identity(own: Places, timeout: float) -> str:
     return str(number)
 
 
-def _end_of_control(raw: bytes) -> int:
+def _end_of_control(raw: bytes | bytearray) -> int:
     """Where the checksum of pg_control lies, which is its last field and different in each version."""
     crc = 0xFFFFFFFF
     for end in range(len(raw) - 4):
@@ -191,7 +191,7 @@ def _end_of_control(raw: bytes) -> int:
     raise PostgresError("pg_control of the restored data has no valid checksum")
 
 
-def crc32c(data: bytes) -> int:
+def crc32c(data: bytes | bytearray) -> int:
     """CRC-32C (Castagnoli) of some bytes."""
     crc = 0xFFFFFFFF
     for byte in data:

@@ -1,6 +1,6 @@
 """restore: an archive's data in the place of the cluster's.
 
-The verb makes it ready beside the data directory and asks in etcd (key ``restore``); the leader's leaderl carries it out.
+The verb makes it ready beside the data directory and asks in etcd (key ``restore``); leaderl carries it out.
 Until etcd says that the restored data is the cluster's, nothing of the old has been touched, and a verb that is killed
 leaves only a folder that the next one clears. From then on leaderl finishes it, whether anybody waits for it or not.
 """
@@ -56,7 +56,6 @@ def restore(
     settings: Settings,
     name: str,
     path: str,
-    *,
     staging_dir: str = "",
     timeout: float = 3600.0,
     target_time: str = "",
@@ -71,8 +70,7 @@ def restore(
     VerbError with one sentence, and nothing changed, if it is refused; times are seconds.
     """
     where = places or Places.of(settings)
-    source = checks.Source(settings, path)
-    steps = Steps(on_step)
+    steps, source = Steps(on_step), checks.Source(settings, path)
     client = etcd_client(settings, name, settings.request_timeout)
     try:
         moment = checks.moment(target_time)
@@ -112,19 +110,26 @@ def restore(
 
 
 def _make_ready(
-    settings: Settings, name: str, view: EtcdView, source: checks.Source, about: About, target: Target, staging: Staging,
-    steps: Steps, timeout: float,
-) -> Restoration:  # fmt: skip
+    settings: Settings,
+    name: str,
+    view: EtcdView,
+    source: checks.Source,
+    about: About,
+    target: Target,
+    staging: Staging,
+    steps: Steps,
+    timeout: float,
+) -> Restoration:
     """Everything beside the data directory: whole, checked, replayed, promoted, stopped."""
     assert view.leader is not None
     until = steps.began + timeout
 
-    def progress(done: int) -> None:
-        steps.going_on("extracting and checking", f"{100 * done // max(1, source.size)} %")
+    def progress(part: str, done: int) -> None:
+        steps.going_on(f"extracting and checking {part}", f"{done >> 20} MiB")
         if time.monotonic() > until:
             raise ArchiveError(f"not extracted within {timeout:g} s; give a longer --timeout")
 
-    extracted = source.extract(staging.data, progress)
+    extracted = source.extract(staging.data, staging.places, timeout, progress)
     if extracted != about:
         raise ArchiveError("it has changed while it was read")
     steps.done("archive extracted, every checksum right")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 from chefha_core.backup import archive
 from chefha_core.backup.archive import About
-from chefha_core.backup.errors import ArchiveError
+from chefha_core.backup.chain import extract_chain
+from chefha_core.backup.stores import Directory, Store, open_store
 from chefha_core.model import EtcdView, LeaderState
 from chefha_core.parts import postgres_sql as sql
 from chefha_core.parts.postgres_restore import Target
@@ -23,33 +22,23 @@ from chefha_core.verbs.reach import VerbError
 
 
 class Source:
-    """An archive: a file of this machine."""
+    """An archive: a file of this machine, or one of the configured store by its name; with those it is based on."""
 
     def __init__(self, settings: Settings, path: str) -> None:
-        self._settings, self.path = settings, Path(path).absolute()
-        self.label = self.path.name
-        try:
-            self.size = self.path.stat().st_size
-        except OSError as error:
-            raise VerbError(f"restore: {self.path} cannot be read: {error.strerror}; nothing was changed") from None
-
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[BinaryIO]:
-        try:
-            with self.path.open("rb") as stream:
-                yield stream
-        except OSError as error:
-            raise ArchiveError(f"{self.path} cannot be read: {error.strerror}") from None
+        named = Path(path).absolute()
+        in_store = "/" not in path and not named.exists()
+        self._store: Store = open_store(settings) if in_store else Directory(named.parent)
+        self._name = path if in_store else named.name
+        self.label = self._store.where(self._name)
 
     def about(self) -> About:
         """What it says of itself."""
-        with self._open() as stream:
-            return archive.about(stream)
+        with self._store.read(self._name) as stream:
+            return archive.read_about(stream)
 
-    def extract(self, folder: Path, on_progress: Callable[[int], None]) -> About:
+    def extract(self, folder: Path, places: Places, timeout: float, on_progress: Callable[[str, int], None]) -> About:
         """Everything checked, the data directory written to ``folder``."""
-        with self._open() as stream:
-            return archive.extract(stream, folder, on_progress)
+        return extract_chain(self._store, self._name, folder, places, timeout, on_progress)
 
     def target(self, moment: datetime.datetime | None, about: About) -> Target:
         """Where the replay ends."""
@@ -101,8 +90,6 @@ def archive_refusal(settings: Settings, view: EtcdView, about: About, foreign: b
             f"the archive is of PostgreSQL {about.server_version // 10000} and this cluster has {version}; "
             "restore it into a cluster of its version and upgrade that"
         )
-    if about.incremental_of:
-        return f"the archive is an incremental one and needs {about.incremental_of}; restore a full one"
     return "" if foreign else foreign_refusal(settings, view, about, lambda: has_own_data(places))
 
 
@@ -120,7 +107,7 @@ def foreign_refusal(settings: Settings, view: EtcdView, about: About, own_data: 
     if about.system_identifier in (config.system_id, *config.former) or not own_data():
         return ""
     return (
-        f"{of}, and this cluster, which has data of its own, has and had another system identifier ({config.system_id}); "
+        f"{of}, and this cluster, which has data of its own, never had that identifier (now: {config.system_id}); "
         "add --foreign if that data shall be replaced"
     )
 

@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -70,8 +70,8 @@ class Staging:
         waiting = control_file.system_id(self.places.restored)
         if waiting and waiting == self._current:
             raise VerbError(
-                "restore: the data of the restoration before is the cluster's and not in place yet; leaderl puts it there, "
-                f"see cluster-status; {_NOTHING}"
+                "restore: the data of the restoration before is the cluster's and not in place yet; leaderl puts it "
+                f"there, see cluster-status; {_NOTHING}"
             )
         if self.places.restored.exists():
             shutil.rmtree(self.places.restored)
@@ -105,8 +105,8 @@ class Staging:
         free, needed = shutil.disk_usage(self.folder).free, about.size + SPARE
         if free < needed:
             raise VerbError(
-                f"restore: no room in {self.folder}: {needed >> 20} MiB needed beside the present data, {free >> 20} MiB "
-                f"free; make room; {_NOTHING}"
+                f"restore: no room in {self.folder}: {needed >> 20} MiB needed beside the present data, "
+                f"{free >> 20} MiB free; make room; {_NOTHING}"
             )
 
     def make_ready(
@@ -141,7 +141,7 @@ class Staging:
                 self.folder.rmdir()
 
     @contextlib.contextmanager
-    def _explained(self):  # type: ignore[no-untyped-def]
+    def _explained(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

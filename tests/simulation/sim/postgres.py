@@ -239,7 +239,7 @@ class Postgres:
 
     @staticmethod
     def _refused(mine: Data, theirs: Data) -> bool:
-        """PostgreSQL's own check: the same system, and the start is on the history of the sender and not ahead of it."""
+        """PostgreSQL's own check: the same system, the start is on the sender's history and not ahead of it."""
         if mine.system_id != theirs.system_id:
             return True
         if mine.timeline == theirs.timeline:
