@@ -6,6 +6,7 @@ from chefha_core.model import EtcdView, LeaderKey, LeaderState, MemberReport, Ob
 from chefha_core.plan import durability, handover, restore
 from chefha_core.plan.commands import (
     Checkpoint,
+    ClearRestore,
     Command,
     DropAddress,
     HoldAddress,
@@ -61,7 +62,8 @@ def _restoring(seen: Observation, policy: Policy, key: LeaderKey, step: list[Com
     """The key is kept while PostgreSQL is stopped and its data exchanged."""
     publishes = any(isinstance(command, PublishRestore) for command in step)  # which compares the key's revision
     commands = [] if publishes else _renewal(seen, policy, key, key.state)
-    if seen.address:
+    refused = any(isinstance(command, ClearRestore) for command in step)
+    if seen.address and not refused:
         commands.append(DropAddress(reason))
     return look_again(seen, policy, [*commands, *step], "leader", reason, seen.now + 0.05)
 

@@ -130,8 +130,9 @@ def _publish_restore(node: Leaderl, cmd: c.PublishRestore) -> Steps:
     key = LeaderKey(node.name, cmd.epoch, LeaderState.LEADING, request.timeline)
     new = dataclasses.replace(before, system_id=request.system_id, former=(*before.former, before.system_id))
     history = {"name": node.name, "epoch": cmd.epoch, "timeline": request.timeline, "cause": "restored"}
-    compare = {"restore": request.mod_revision, "config": config.mod_revision, f"history/{cmd.epoch}": 0}
-    compare |= {"leader": cmd.expect} if world.guards.publish_compares else {}
+    compare = {"restore": request.mod_revision, "config": config.mod_revision}
+    compare |= {"leader": cmd.expect, f"history/{cmd.epoch}": 0}
+    compare = compare if world.guards.publish_compares else {}
     puts = {
         "leader": codec.dump(key),
         "config": codec.dump(new),
