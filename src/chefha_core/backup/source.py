@@ -14,11 +14,16 @@ from pathlib import Path
 
 from chefha_core.backup.compression import widen
 from chefha_core.backup.errors import ArchiveError
+from chefha_core.model import format_lsn
 from chefha_core.parts import postgres_sql as sql
+from chefha_core.parts.postgres_roles import upstream
 from chefha_core.parts.postgres_tools import Places, PostgresError, spawn
+from chefha_core.settings import Settings
 
 #: seconds for one question
 PATIENCE = 10.0
+#: seconds in which a follower must have what its leader holds when a backup is asked for
+CATCH_UP = 60.0
 #: what keeps the log of a backup while it is taken; not chefha_…, which leaderl sees to
 SLOT = "backup_{pid}"
 _FACTS = """
@@ -51,6 +56,35 @@ def ask(places: Places) -> Facts:
     except PostgresError as error:
         raise ArchiveError(f"PostgreSQL on this node does not answer ({error}); see chef-backend-ctl status") from None
     return Facts(not standby, version, system, int(size), others or "", summarizes == "on")
+
+
+def catch_up(places: Places, settings: Settings, node: str, seconds: float = CATCH_UP) -> bool:
+    """Wait until this follower has replayed all that its leader holds now, so that no acknowledged row is missing.
+
+    False if there is no leader that could be asked. ArchiveError if it stays behind.
+    """
+    until = time.monotonic() + seconds
+    try:
+        with sql.session(sql.local_dsn(places), until) as opened:
+            leader = upstream(opened.rows("select current_setting('primary_conninfo')", until)[0][0])
+            if not leader:
+                return False
+            try:
+                dsn = sql.remote_dsn(places, settings.postgresql.replication_user, leader, f"{node}-backup")
+                wanted = sql.identify(dsn + " replication=true", min(until, time.monotonic() + PATIENCE))[1]
+            except PostgresError:
+                return False
+            behind = "select pg_wal_lsn_diff(%s, pg_last_wal_replay_lsn())"
+            while (left := int(opened.rows(behind, until, format_lsn(wanted))[0][0])) > 0:
+                if time.monotonic() > until - 1.0:
+                    raise ArchiveError(
+                        f"this node is {left} bytes behind {leader}, so what was written last would be missing; see "
+                        "chef-backend-ctl cluster-status"
+                    )
+                time.sleep(0.1)
+    except PostgresError as error:
+        raise ArchiveError(f"PostgreSQL on this node does not answer ({error}); see chef-backend-ctl status") from None
+    return True
 
 
 @contextlib.contextmanager

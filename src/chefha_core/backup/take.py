@@ -29,7 +29,7 @@ from chefha_core.backup.archive_writer import ArchiveWriter
 from chefha_core.backup.chain import needed_by
 from chefha_core.backup.compression import CHUNK, ENDINGS, compressor, ended, widen
 from chefha_core.backup.errors import ArchiveError
-from chefha_core.backup.source import Deadline, Facts, ask, base_backup, log_kept
+from chefha_core.backup.source import CATCH_UP, Deadline, Facts, ask, base_backup, catch_up, log_kept
 from chefha_core.backup.stores import PARTIAL, Store
 from chefha_core.model import format_lsn
 from chefha_core.parts.postgres_tools import Places, PostgresError, run
@@ -62,11 +62,14 @@ class Wish:
 
 @dataclass(frozen=True)
 class Taken:
-    """An archive that is in its place and verified. Sizes in bytes."""
+    """An archive that is in its place and verified. Sizes in bytes. ``current``: it has all that the leader held when
+    it was asked for; False where no leader could be asked.
+    """
 
     name: str
     size: int
     read: int
+    current: bool
     about: About
 
 
@@ -102,8 +105,9 @@ def take(settings: Settings, node: str, places: Places, store: Store, wish: Wish
             if problem := refusal(facts, wish, store):
                 raise ArchiveError(problem)
             store.clear()
+            current = facts.leads or catch_up(places, settings, node, min(deadline.left, CATCH_UP))
             with _beside(places) as beside:
-                return _Taking(settings, node, places, store, wish, on_progress, deadline, facts, beside).run()
+                return _Taking(settings, node, places, store, wish, on_progress, deadline, facts, current, beside).run()
     except ArchiveError:
         deadline.check()  # says so if it was the deadline that ended it
         raise
@@ -153,6 +157,7 @@ class _Taking:
     on_progress: OnProgress
     deadline: Deadline
     facts: Facts
+    current: bool
     beside: Path
     read: int = 0
     log: int = 0
@@ -170,7 +175,7 @@ class _Taking:
             self.store.remove(partial)
             raise
         self._retire()
-        return Taken(name, self.store.size(name), self.read, about)
+        return Taken(name, self.store.size(name), self.read, self.current, about)
 
     def _name(self) -> tuple[datetime.datetime, str]:
         """Now, and the name of an archive begun now, which no other has."""

@@ -66,6 +66,7 @@ def backup(
         "start_lsn": done.about.start_lsn,
         "timeline": done.about.timeline,
         "verified": True,
+        "leader_asked": done.current,
     }
 
 
