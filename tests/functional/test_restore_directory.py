@@ -83,6 +83,18 @@ def test_a_base_backup_becomes_data_of_its_own_that_a_follower_of_the_old_one_re
     assert [path.name for path in leader.places.home.iterdir() if "before" in path.name] == []
 
 
+def test_the_leader_may_have_to_start_it_as_a_standby_first(three: Cluster) -> None:
+    """As after a restart of leaderl before PostgreSQL ran; a log fresh from pg_resetwal would refuse that."""
+    leader = three.first()
+    new = make_ready(leader.places, leader.settings, data := base_backup(leader), 5, Target(), 60)
+    data.rename(leader.places.restored)
+    leader.postgres.stop("fast", 20)
+    leader.postgres.swap_in(new)
+    leader.postgres.start(primary=False, timeout=20)
+    leader.postgres.promote(9, timeout=20)
+    assert leader.postgres.observe().state is PgState.PRIMARY
+
+
 def test_the_passwords_of_now_are_those_of_the_restored_data(three: Cluster) -> None:
     leader = three.first()
     data = base_backup(leader)

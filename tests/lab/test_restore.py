@@ -51,7 +51,7 @@ def state(lab: Lab, witness: Witness) -> tuple[str, int, str, str]:
 
 @pytest.fixture(name="archive", scope="module")
 def _archive(brought_up: Any) -> tuple[str, str, int]:
-    """An archive of a follower under write load, which then is the leader; and how many rows were acknowledged before."""
+    """An archive of a follower under write load, which then leads; and how many rows were acknowledged before it."""
     lab = brought_up[0]
     witness = Witness(lab.machines)
     witness.await_converged(45)

@@ -60,8 +60,9 @@ def make_ready(
     with private(places, data) as own:
         run(own, ["pg_verifybackup", "-q", str(data)], timeout)
         _prepare(own, timeline)
-        _replay(own, settings, target, until, on_replay)
+        _replay(own, target, until, on_replay)
         system_id = new_identity(own, max(10.0, until - time.monotonic()))
+        _first_start(own, settings, until)
         control = control_file.read(own, 10.0)
     if (control.system_id, control.state, control.timeline) != (system_id, "shut down", timeline):
         raise PostgresError(f"{data} is not what it should be after its recovery: {control}")
@@ -90,16 +91,31 @@ def _prepare(own: Places, timeline: int) -> None:
     reserve_timelines(own, timeline)
 
 
-def _replay(own: Places, settings: Settings, target: Target, until: float, on_replay: Callable[[], None]) -> None:
+def _replay(own: Places, target: Target, until: float, on_replay: Callable[[], None]) -> None:
+    """Until the end of recovery, which makes it a primary."""
+    with _server(own, target, until, on_replay):
+        pass
+
+
+def _first_start(own: Places, settings: Settings, until: float) -> None:
+    """Started once on its new log, which says ``wal_level`` minimal until then: no standby could begin there. Its
+    roles get their present passwords, or no follower could clone it.
+    """
+    with _server(own, None, until, lambda: None), sql.session(sql.local_dsn(own), until) as local:
+        wrong = roles.outdated(settings, [(a, b, c) for a, b, c in local.rows(roles.STORED, until)])
+        for statement in roles.quietly([line for login in wrong for line in login.statements()]):
+            local.rows(statement, until)
+
+
+@contextlib.contextmanager
+def _server(own: Places, target: Target | None, until: float, on_wait: Callable[[], None]) -> Iterator[None]:
+    """A server that answers as a primary while the block lasts, and is stopped cleanly at its end."""
     log = own.home / "postgresql.log"
     with log.open("ab") as output:
         server = spawn(own, ["postgres", "-D", str(own.data), *_options(own, target)], output.fileno())
     try:
-        _await_end_of_recovery(own, server, log, target, until, on_replay)
-        with sql.session(sql.local_dsn(own), until) as local:
-            wrong = roles.outdated(settings, [(a, b, c) for a, b, c in local.rows(roles.STORED, until)])
-            for statement in roles.quietly([line for login in wrong for line in login.statements()]):
-                local.rows(statement, until)
+        _await_primary(own, server, log, target, until, on_wait)
+        yield
         server.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(max(1.0, until - time.monotonic()))
@@ -110,9 +126,8 @@ def _replay(own: Places, settings: Settings, target: Target, until: float, on_re
             server.wait(10.0)
 
 
-def _options(own: Places, target: Target) -> list[str]:
+def _options(own: Places, target: Target | None) -> list[str]:
     """The cluster's own configuration, but for what a server needs that nobody shall reach or follow."""
-    stop = {"recovery_target_time": target.time} if target.time else {"recovery_target": "immediate"}
     options = {
         "config_file": str(own.config),
         "listen_addresses": "",
@@ -122,18 +137,26 @@ def _options(own: Places, target: Target) -> list[str]:
         "primary_slot_name": "",
         "hot_standby": "off",  # it is asked only when it is a primary, whatever its max_connections were
         "archive_mode": "off",
-        "restore_command": target.command,
-        "recovery_target_timeline": str(target.timeline) if target.timeline else "current",
-        "recovery_target_action": "promote",
         "logging_collector": "off",
         "log_destination": "stderr",
-        **stop,
     }
+    if target is not None:
+        options |= {
+            "restore_command": target.command,
+            "recovery_target_timeline": str(target.timeline) if target.timeline else "current",
+            "recovery_target_action": "promote",
+            **({"recovery_target_time": target.time} if target.time else {"recovery_target": "immediate"}),
+        }
     return [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
 
 
-def _await_end_of_recovery(
-    own: Places, server: subprocess.Popen[bytes], log: Path, target: Target, until: float, on_replay: Callable[[], None]
+def _await_primary(
+    own: Places,
+    server: subprocess.Popen[bytes],
+    log: Path,
+    target: Target | None,
+    until: float,
+    on_wait: Callable[[], None],
 ) -> None:
     while True:
         if server.poll() is not None:
@@ -143,18 +166,18 @@ def _await_end_of_recovery(
             return
         if time.monotonic() >= until:
             raise PostgresError(f"the log of the restored data was not replayed in time; see {log}")
-        on_replay()
+        on_wait()
         time.sleep(TICK)
 
 
-def _why_ended(log: str, target: Target) -> str:
+def _why_ended(log: str, target: Target | None) -> str:
     """Why the server on the restored data ended, in words."""
-    if "recovery ended before configured recovery target was reached" in log:
+    if target and "recovery ended before configured recovery target was reached" in log:
         last = _LAST.findall(log)
         return (
             f"{target.time} is after the archived log ends, with a transaction of {last[-1] if last else 'before it'}"
         )
-    if "requested recovery stop point is before consistent recovery point" in log:
+    if target and "requested recovery stop point is before consistent recovery point" in log:
         return f"{target.time} is before the end of the base backup in this archive; take an older archive"
     words = [line.strip() for line in log.splitlines() if "FATAL" in line or "PANIC" in line]
     return f"the restored data does not start: {'; '.join(words[-2:] or log.splitlines()[-2:])}"

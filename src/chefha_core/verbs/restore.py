@@ -24,7 +24,7 @@ from chefha_core.settings import Settings
 from chefha_core.verbs import restore_checks as checks
 from chefha_core.verbs.reach import VerbError, etcd_client
 from chefha_core.verbs.restore_staging import Staging
-from chefha_core.verbs.restore_watch import await_restored
+from chefha_core.verbs.restore_watch import NotRestored, await_restored
 
 OnStep = Callable[[dict[str, Any]], None]
 #: seconds between two lines about something that goes on
@@ -38,7 +38,7 @@ class Steps:
     on_step: OnStep
     began: float = field(default_factory=time.monotonic)
     rows: list[dict[str, Any]] = field(default_factory=list)
-    _told: float = 0.0
+    _told: float = field(default_factory=time.monotonic)
 
     def done(self, step: str, outcome: str = "done") -> None:
         row = {"step": step, "seconds": round(time.monotonic() - self.began, 3), "outcome": outcome}
@@ -85,13 +85,12 @@ def restore(
             request = _make_ready(settings, name, view, source, about, target, staging, steps, timeout)
             try:
                 _ask(client, request)
-            except BaseException:
+                steps.done("asked leaderl to exchange the data")
+                until = steps.began + timeout
+                after = await_restored(client, settings, request, until, where, steps.done, steps.going_on)
+            except NotRestored:  # otherwise leaderl may be about to take it
                 staging.withdraw()
                 raise
-        steps.done("asked leaderl to exchange the data")
-        after = await_restored(
-            client, settings, name, request, steps.began + timeout, where, steps.done, steps.going_on
-        )
         return {
             **after,
             "archive": source.label,
@@ -153,7 +152,7 @@ def _ask(client: EtcdClient, request: Restoration) -> None:
     view = _look(client)
     leader = view.leader
     if leader is None or (leader.name, leader.epoch, leader.state) != (request.by, request.epoch, LeaderState.LEADING):
-        raise VerbError(
+        raise NotRestored(
             f"restore: {leader.name if leader else 'nobody'} leads now, epoch {request.epoch} is over; "
             "nothing was changed, begin again on the leader"
         )
@@ -164,6 +163,6 @@ def _ask(client: EtcdClient, request: Restoration) -> None:
     if not done.succeeded:
         kv = client.get("restore")  # it lost against its own first attempt, or against somebody else's request
         if kv is None or kv.value != value:
-            raise VerbError(
+            raise NotRestored(
                 "restore: somebody else asked for a restoration or a hand-over meanwhile; nothing was changed"
             )

@@ -22,10 +22,13 @@ FOLLOWED = "the others have cloned it and follow"
 REMOVED = "the previous data is removed"
 
 
+class NotRestored(VerbError):
+    """It is certain that nobody will put the restored data in place."""
+
+
 def await_restored(
     client: EtcdClient,
     settings: Settings,
-    name: str,
     request: Restoration,
     until: float,
     places: Places,
@@ -89,14 +92,14 @@ def _missing(view: EtcdView, settings: Settings, request: Restoration, places: P
 
 
 def _refused(result: Any, view: EtcdView, request: Restoration) -> None:
-    """VerbError if leaderl wrote down why it does not restore, or if nobody will."""
+    """NotRestored if leaderl wrote down why it does not restore, or if nobody will."""
     said = json.loads(result.value) if result else {}
     if said.get("system_id") == request.system_id and said.get("outcome") == "refused":
-        raise VerbError(f"restore: {said.get('reason')}; the old data is served on")
+        raise NotRestored(f"restore: {said.get('reason')}; the old data is served on")
     leader = view.leader
     over = leader is not None and leader.epoch != request.epoch
     if over and (view.config is None or view.config.system_id != request.system_id):
-        raise VerbError(
+        raise NotRestored(
             f"restore: {leader.name if leader else 'another node'} was elected before the data was exchanged; "
             "the old data is served on, begin again on the leader"
         )
