@@ -185,8 +185,13 @@ def _port_lists(settings: Settings) -> str:
 
 
 def _backup(settings: Settings) -> str:
-    """`backup:incremental` needs PostgreSQL 17, `backup:s3:access_key` its `secret_key`."""
+    """`backup:incremental` needs PostgreSQL 17, `backup:s3:access_key` its `secret_key`, and with `backup:wal_archive`
+    `postgresql:parameters` sets nothing of the archive.
+    """
     wanted = settings.backup
+    for parameter in settings.postgresql.parameters:
+        if wanted.wal_archive and str(parameter).lower() in ("archive_mode", "archive_command", "archive_library"):
+            return f"pillar chefha:postgresql:parameters sets {parameter}, and so does backup:wal_archive; remove one"
     if wanted.incremental and settings.postgresql.version < 17:
         return (
             f"pillar chefha:backup:incremental is true, and postgresql:version is {settings.postgresql.version}; "

@@ -219,7 +219,7 @@ def test_a_backup_that_does_not_verify_is_removed(
             with super().read(name) as stream:
                 yield stream
 
-    monkeypatch.setattr(backup, "open_store", lambda settings: Rotten(store))
+    monkeypatch.setattr(backup, "open_store", lambda wanted: Rotten(store))
     assert "does not verify" in refused(pair[1], store)
     assert left(store) == []
 

@@ -19,9 +19,12 @@ trap 'rm -rf '$place EXIT
 /opt/saltstack/salt/bin/python3 - "$ARCHIVE" <<'END'
 import sys
 from pathlib import Path
-from chefha_core.backup.archive import extract
-with open(sys.argv[1], "rb") as stream:
-    extract(stream, Path("/var/lib/chefha/postgresql/tried/data"))
+from chefha_core.backup.chain import extract_chain
+from chefha_core.backup.stores import open_store
+from chefha_core.parts.postgres_tools import Places
+from chefha_core.settings import load
+settings, folder = load(), Path("/var/lib/chefha/postgresql/tried/data")
+extract_chain(open_store(settings.backup), Path(sys.argv[1]).name, folder, Places.of(settings), 60)
 END
 bin=$(ls -d /usr/lib/postgresql/$(cat $place/data/PG_VERSION)/bin)
 as() { setpriv --reuid postgres --regid postgres --clear-groups "$@"; }
@@ -35,22 +38,32 @@ as $bin/pg_ctl -D $place/data -w -m immediate stop >/dev/null
 
 
 def test_backup_of_a_follower_under_load_holds_every_row_and_the_leader_refuses(lab: Lab) -> None:
-    """Through Salt and the shell; each archive extracted, accepted by pg_verifybackup, started, counted."""
+    """Through Salt and the shell, in full and (PostgreSQL 17) incremental; each archive extracted, accepted by
+    pg_verifybackup, started, counted."""
     with under_load(lab, outage=HICCUP) as story:
         follower = story.followers[0]
         refusal = lab.salt(story.leader, "chefha.backup", timeout=TIMEOUT)[story.leader]
         assert isinstance(refusal, str) and "this node leads" in refusal and "Traceback" not in refusal, refusal
         code, text = lab.exec(story.leader, "chef-backend-ctl backup")
         assert code == 1 and "give --force" in text and "Traceback" not in text, text
-        assert lab.exec(story.leader, "ls /var/opt/chef-backup/*")[0] != 0, "a refused backup left something"
+        assert lab.exec(story.leader, "ls /var/opt/chef-backup/chef-backup-*")[0] != 0, (
+            "a refused backup left something"
+        )
         try:
             sql(lab, story.leader, "create table backed_up (n int)")
-            for count, take in ((1000, through_salt), (2000, by_shell)):
+            steps = [through_salt, by_shell]
+            if int(sql(lab, follower, "show server_version_num")) >= 170000:
+                sql(lab, follower, "alter system set summarize_wal = on")
+                sql(lab, follower, "select pg_reload_conf()")
+                steps.append(incremental)
+            for count, take in zip(range(1000, 4000, 1000), steps, strict=False):
                 sql(lab, story.leader, "insert into backed_up select * from generate_series(1, 1000)")
                 archive = take(lab, follower)
                 code, text = lab.exec(follower, TRY, TIMEOUT, env={"ARCHIVE": archive})
                 assert code == 0 and int(text.split()[-1]) == count, text
         finally:
+            sql(lab, follower, "alter system reset all")
+            sql(lab, follower, "select pg_reload_conf()")
             sql(lab, story.leader, "drop table backed_up")
             lab.exec(follower, "rm -rf /var/opt/chef-backup/chef-backup-*")
 
@@ -69,3 +82,10 @@ def by_shell(lab: Lab, node: str) -> str:
     assert code == 0, text
     assert PurePosixPath(json.loads(text)["archive"]).name.endswith(".tgz")
     return str(json.loads(text)["archive"])
+
+
+def incremental(lab: Lab, node: str) -> str:
+    """What changed since the last one, on top of which it is laid in a restore."""
+    answer = lab.salt(node, "chefha.backup", "incremental=newest", timeout=TIMEOUT)[node]
+    assert isinstance(answer, dict) and str(answer["incremental_of"]).endswith(".tgz"), answer
+    return str(answer["archive"])

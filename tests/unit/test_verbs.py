@@ -161,9 +161,10 @@ def test_f51_demote_refuses_elsewhere_and_without_anybody_eligible() -> None:
 def test_status_table_and_simple_lines() -> None:
     text = "Id=chefha-etcd.service\nActiveState=active\nMainPID=6661\nStateChangeTimestampMonotonic=1000000\n\n"
     rows = status.parse_units(text, {"etcd": "chefha-etcd.service", "leaderl": "chefha-leaderl.service"}, 107984.0)
-    data = {"services": rows, "disks": {}}
+    data = {"services": rows, "disks": {}, "problems": {"wal_archive": "the log is not archived"}}
     assert status.simple_lines(data).splitlines() == ["run: etcd: (pid 6661) 107983s", "down: leaderl: 0s"]
     assert "etcd     running (pid 6661)  1d 5h 59m 43s" in status.table(data)
+    assert status.table(data).endswith("\nproblem      wal_archive: the log is not archived")
 
 
 def test_status_cells() -> None:

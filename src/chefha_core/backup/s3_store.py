@@ -73,6 +73,11 @@ class S3Store:
                 for entry in page.get("Contents", []):
                     yield Stored(entry["Key"].removeprefix(start), entry["Size"])
 
+    def has(self, name: str) -> bool:
+        with self._explained("cannot be read"):
+            found = self.client.list_objects_v2(Bucket=self._wanted.bucket, Prefix=self._key(name), MaxKeys=1)
+            return any(entry["Key"] == self._key(name) for entry in found.get("Contents", []))
+
     def size(self, name: str) -> int:
         with self._explained("cannot be read"):
             found = self.client.head_object(Bucket=self._wanted.bucket, Key=self._key(name))

@@ -18,7 +18,7 @@ from typing import BinaryIO, Protocol
 
 from chefha_core.backup.errors import ArchiveError
 from chefha_core.parts.postgres_tools import sync_directory
-from chefha_core.settings import Settings
+from chefha_core.settings import Backup
 
 PARTIAL = ".partial"
 NAME = re.compile(r"chef-backup-\d{4}(-\d{2}){5}\.(tar\.zst|tgz)")
@@ -41,8 +41,11 @@ class Store(Protocol):
     def archives(self) -> list[Stored]:
         """Every whole archive, oldest first."""
 
+    def has(self, name: str) -> bool:
+        """Whether there is one of this name."""
+
     def size(self, name: str) -> int:
-        """Bytes of an archive."""
+        """Its bytes."""
 
     def room(self) -> int | None:
         """Bytes that are free, None if there is no end."""
@@ -79,6 +82,14 @@ class Directory:
             found = [path for path in self.folder.glob("chef-backup-*") if NAME.fullmatch(path.name)]
             return [Stored(path.name, path.stat().st_size) for path in sorted(found)]
 
+    def has(self, name: str) -> bool:
+        with self._explained("cannot be read"):
+            try:
+                (self.folder / name).stat()
+            except FileNotFoundError:
+                return False
+            return True
+
     def size(self, name: str) -> int:
         with self._explained("cannot be read"):
             return (self.folder / name).stat().st_size
@@ -98,6 +109,7 @@ class Directory:
     def receive(self, name: str, size: int) -> Iterator[int]:
         path = self.folder / name
         with self._explained("cannot be written"):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             try:
@@ -122,8 +134,10 @@ class Directory:
 
     def rename(self, name: str, new: str) -> None:
         with self._explained("cannot be changed"):
-            (self.folder / name).rename(self.folder / new)
-            sync_directory(self.folder)
+            path = self.folder / new
+            (self.folder / name).rename(path)
+            for folder in path.relative_to(self.folder).parents:
+                sync_directory(self.folder / folder)
 
     def remove(self, name: str) -> None:
         with self._explained("cannot be changed"):
@@ -137,10 +151,10 @@ class Directory:
             raise ArchiveError(f"{error.filename or self.folder} {what}: {error.strerror}") from None
 
 
-def open_store(settings: Settings) -> Store:
+def open_store(wanted: Backup) -> Store:
     """The store that the settings name."""
-    if settings.backup.s3.bucket:
+    if wanted.s3.bucket:
         from chefha_core.backup.s3_store import S3Store
 
-        return S3Store(settings.backup.s3)
-    return Directory(Path(settings.backup.directory))
+        return S3Store(wanted.s3)
+    return Directory(Path(wanted.directory))

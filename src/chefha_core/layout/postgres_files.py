@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import PurePosixPath
 
+from chefha_core.backup import wal
 from chefha_core.settings import Settings
 
 FOLDER = "/etc/chefha/postgresql"
@@ -31,6 +32,7 @@ def postgresql_conf(settings: Settings, name: str) -> str:
             _places(settings, name),
         ),
         ("replication and durability", _replication(settings)),
+        ("backups", _backups(settings)),
         ("a dead peer is noticed within seconds", _network()),
         ("TLS", _tls(settings)),
         ("chefha:postgresql:parameters", [f"{key} = {_shown(v)}" for key, v in settings.postgresql.parameters.items()]),
@@ -80,6 +82,13 @@ def _replication(settings: Settings) -> list[str]:
         "max_standby_streaming_delay = 1s  # queries on a standby must not hold a failover up",
         "max_standby_archive_delay = 1s",
     ]
+
+
+def _backups(settings: Settings) -> list[str]:
+    lines = ["summarize_wal = on"] if settings.backup.incremental else []
+    if settings.backup.wal_archive:
+        lines += ["archive_mode = on", f"archive_command = {quoted(wal.archive_command())}"]
+    return lines
 
 
 def _network() -> list[str]:

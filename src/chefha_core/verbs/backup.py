@@ -46,7 +46,7 @@ def backup(
             raise ArchiveError(f"compression is {compression!r}; expected {' or '.join(ENDINGS)}")
         if max_rate and not LEAST_RATE <= max_rate <= MOST_RATE:
             raise ArchiveError(f"max-rate is {max_rate}; expected MB/s from {LEAST_RATE} to {MOST_RATE}, or 0")
-        store = open_store(settings)
+        store = open_store(settings.backup)
         wish = Wish(
             compression or settings.backup.compression,
             timeout,

@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from chefha_core.backup import wal
 from chefha_core.parts.etcd import Health
+from chefha_core.parts.postgres_tools import Places, PostgresError
 from chefha_core.parts.search import SearchHealth
 from chefha_core.search_engine import UNIT as SEARCH_UNIT
 from chefha_core.settings import Settings
@@ -43,7 +45,20 @@ def status(
         cells = distributed(settings, name, deadline)
         for key, row in rows.items():
             row["distributed"] = cells.get(key, "-")
-    return {"services": rows, "disks": {} if simple or service else disks(settings, deadline)}
+    if simple or service:
+        return {"services": rows, "disks": {}, "problems": {}}
+    return {"services": rows, "disks": disks(settings, deadline), "problems": problems(settings, deadline)}
+
+
+def problems(settings: Settings, deadline: float) -> dict[str, str]:
+    """What is not well though every service runs, by its name: a log that is not archived."""
+    if not settings.backup.wal_archive:
+        return {}
+    try:
+        said = wal.problem(Places.of(settings), time.monotonic() + deadline)
+    except PostgresError as error:
+        said = f"PostgreSQL does not say whether its log is archived: {error}"
+    return {"wal_archive": said} if said else {}
 
 
 def units_of(settings: Settings) -> dict[str, str]:
@@ -156,7 +171,8 @@ def table(data: Mapping[str, Any]) -> str:
         state = f"{row['state']} (pid {row['pid']})" if row["pid"] else row["state"]
         rows.append([key, state, duration(row["seconds"]), row.get("distributed", "-")])
     room = "; ".join(f"{path}: {text}" for path, text in data["disks"].items())
-    return columns(rows) + (f"\ndisks        {room}" if room else "")
+    text = columns(rows) + (f"\ndisks        {room}" if room else "")
+    return text + "".join(f"\nproblem      {name}: {said}" for name, said in data["problems"].items())
 
 
 def simple_lines(data: Mapping[str, Any]) -> str:
