@@ -7,6 +7,7 @@ leaves only a folder that the next one clears. From then on leaderl finishes it,
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +18,6 @@ from chefha_core.backup.archive import About
 from chefha_core.backup.errors import ArchiveError
 from chefha_core.model import EtcdView, LeaderState, Position, Restoration
 from chefha_core.parts.etcd import Compare, Delete, EtcdClient, EtcdError, Put
-from chefha_core.parts.postgres_restore import Target
 from chefha_core.parts.postgres_tools import Places, PostgresError
 from chefha_core.plan.facts import next_timeline
 from chefha_core.settings import Settings
@@ -76,13 +76,16 @@ def restore(
         moment = checks.moment(target_time)
         view = _look(client)
         about = source.about()
-        _refuse(checks.refusal(settings, view, name) or checks.archive_refusal(settings, view, about, foreign, where))
+        _refuse(
+            checks.refusal(settings, view, name)
+            or checks.archive_refusal(settings, view, about, foreign, where)
+            or checks.time_refusal(moment, about)
+        )
         with Staging(where, staging_dir, view) as staging:
             staging.check_room(about)
-            target = source.target(moment, about)
             agree(f"All data of the cluster {settings.cluster} is replaced by {source.label}, taken at {about.time}.")
             steps.done("looked at what could stand in the way")
-            request = _make_ready(settings, name, view, source, about, target, staging, steps, timeout)
+            request = _make_ready(settings, name, view, source, about, moment, staging, steps, timeout)
             try:
                 _ask(client, request)
                 steps.done("asked leaderl to exchange the data")
@@ -114,7 +117,7 @@ def _make_ready(
     view: EtcdView,
     source: checks.Source,
     about: About,
-    target: Target,
+    moment: datetime.datetime | None,
     staging: Staging,
     steps: Steps,
     timeout: float,
@@ -132,6 +135,7 @@ def _make_ready(
     if extracted != about:
         raise ArchiveError("it has changed while it was read")
     steps.done("archive extracted, every checksum right")
+    target = source.target(moment, about, staging.data)
     timeline = next_timeline(view, Position(max(about.timeline, target.timeline), 0))
     system_id = staging.make_ready(settings, timeline, target, until, lambda: steps.going_on("replaying"))
     steps.done("log replayed, data promoted and stopped, beside the present data")

@@ -9,16 +9,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from chefha_core.backup import archive
+from chefha_core.backup import archive, wal
 from chefha_core.backup.archive import About
 from chefha_core.backup.chain import extract_chain
+from chefha_core.backup.compression import expanded
 from chefha_core.backup.stores import Directory, Store, open_store
-from chefha_core.model import EtcdView, LeaderState
+from chefha_core.model import EtcdView, LeaderState, parse_lsn
 from chefha_core.parts import postgres_sql as sql
 from chefha_core.parts.postgres_restore import Target
 from chefha_core.parts.postgres_tools import Places, PostgresError
 from chefha_core.settings import Settings
 from chefha_core.verbs.reach import VerbError
+
+#: timelines after the last one found in the archived log at which another is looked for; leaders take every fourth
+AHEAD = 64
 
 
 class Source:
@@ -27,8 +31,9 @@ class Source:
     def __init__(self, settings: Settings, path: str) -> None:
         named = Path(path).absolute()
         in_store = "/" not in path and not named.exists()
-        self._store: Store = open_store(settings) if in_store else Directory(named.parent)
+        self._store: Store = open_store(settings.backup) if in_store else Directory(named.parent)
         self._name = path if in_store else named.name
+        self._settings = settings
         self.label = self._store.where(self._name)
 
     def about(self) -> About:
@@ -40,9 +45,12 @@ class Source:
         """Everything checked, the data directory written to ``folder``."""
         return extract_chain(self._store, self._name, folder, places, timeout, on_progress)
 
-    def target(self, moment: datetime.datetime | None, about: About) -> Target:
-        """Where the replay ends."""
-        return Target()
+    def target(self, moment: datetime.datetime | None, about: About, data: Path) -> Target:
+        """Where the replay ends, and along which timeline; ``data`` is what was extracted."""
+        if moment is None:
+            return Target()
+        timeline = newest_timeline(open_store(self._settings.backup), about, data)
+        return Target(moment.isoformat(sep=" "), wal.restore_command(), timeline)
 
 
 def moment(text: str) -> datetime.datetime | None:
@@ -58,6 +66,29 @@ def moment(text: str) -> datetime.datetime | None:
     found = found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
     if found > datetime.datetime.now(datetime.UTC):
         raise VerbError(f"restore: --target-time {found.isoformat()} is in the future; nothing was changed")
+    return found
+
+
+def time_refusal(moment: datetime.datetime | None, about: About) -> str:
+    """Why the data cannot be that of ``moment`` by what the archive says of itself, "" if it may be; pure."""
+    begun = datetime.datetime.fromisoformat(about.time)
+    if moment is None or moment > begun:
+        return ""
+    return f"--target-time {moment} is before this archive, which was begun at {begun}; take an older archive"
+
+
+def newest_timeline(store: Store, about: About, data: Path) -> int:
+    """The last timeline in the archived log that goes on from the backup: whatever was acknowledged is on its way."""
+    found = looked_at = about.timeline
+    while looked_at < found + AHEAD:
+        looked_at += 1
+        name = wal.place(f"{looked_at:08X}.history", data)
+        if not store.has(name):
+            continue
+        with store.read(name) as stream, expanded(stream, lambda done: None) as plain:
+            rows = sql.parse_history(plain.file.read().decode("utf-8", "replace"))
+        if any(row.timeline == about.timeline and row.lsn >= parse_lsn(about.start_lsn) for row in rows):
+            found = looked_at
     return found
 
 
