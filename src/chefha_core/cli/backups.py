@@ -50,6 +50,7 @@ def _restore(wanted: argparse.Namespace) -> None:
     )
     away = f"; without {', '.join(done['away'])}, which did not report" if done["away"] else ""
     text = f"{done['archive']} is restored in epoch {done['epoch']}, in {done['seconds']:g} s{away}"
+    text += f"\n{done['then']}"
     show(done, text, wanted.json)
 
 
