@@ -26,6 +26,8 @@ from chefha_core.verbs.reach import VerbError, etcd_client
 from chefha_core.verbs.restore_staging import Staging
 from chefha_core.verbs.restore_watch import NotRestored, await_restored
 
+#: what is left to people
+THEN = "now take a full backup; where there is search, rebuild it: chef-server-ctl reindex -a -t on a front end"
 OnStep = Callable[[dict[str, Any]], None]
 #: seconds between two lines about something that goes on
 NEWS = 5.0
@@ -100,6 +102,7 @@ def restore(
             "taken": about.time,
             "seconds": steps.rows[-1]["seconds"],
             "steps": steps.rows,
+            "then": THEN,
         }
     except EtcdError as error:
         raise VerbError(f"restore: etcd does not answer with a quorum ({error}); see cluster-status") from error
