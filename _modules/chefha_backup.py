@@ -43,3 +43,34 @@ def backup(force=False, timeout=14400, compression="", max_rate=0, incremental="
         raise SaltInvocationError(f"compression is {compression!r}; expected zstd or gzip")
     words = (force, float(timeout), compression, max_rate, str(incremental))
     return __salt__["chefha.verb"]("backup", "backup", *words)
+
+
+def restore(path, staging_dir="", target_time="", foreign=False, timeout=14400):
+    """
+    On the leader: replace all data of the cluster by an archive's. It is verified, replayed and promoted beside the
+    present data first, which is kept until every other member has cloned the restored one. Without a question: whoever
+    calls it means it. Use ``salt -t`` with a time that suffices, or ``--async``; it goes on if nobody waits.
+
+    path
+        The archive: a file on that minion, or its name in the store of pillar ``chefha:backup``.
+    staging_dir
+        Where it is extracted, on the file system of the data directory; empty: beside that.
+    target_time
+        ISO 8601, UTC where it names no zone: replay archived log up to then.
+    foreign
+        Also an archive of another cluster, whose data then replaces this cluster's.
+    timeout
+        Seconds it may take.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt -t 3600 be1 chefha.restore /var/opt/chef-backup/chef-backup-2026-11-25-04-00-00.tar.zst
+    """
+    if not isinstance(foreign, bool):
+        raise SaltInvocationError(f"foreign is {foreign!r}; expected True or False")
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= 604800:
+        raise SaltInvocationError(f"timeout is {timeout!r}; expected seconds, more than 0 and at most 604800")
+    words = (str(path), str(staging_dir), float(timeout), str(target_time), foreign)
+    return __salt__["chefha.verb"]("restore", "restore", *words)

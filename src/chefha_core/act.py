@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from chefha_core import codec
+from chefha_core import codec, restoring
 from chefha_core.leaderl.memory import Memory
 from chefha_core.leaderl.peers import Peers
 from chefha_core.leaderl.worker import Worker
@@ -74,6 +74,8 @@ class Actor:
             c.WithdrawCandidacy: self._withdraw_candidacy,
             c.AskHandOver: self._ask_hand_over,
             c.ClearIntent: self._clear_intent,
+            c.ClearRestore: lambda command, seen: restoring.clear(self, command, seen),
+            c.PublishRestore: lambda command, seen: restoring.publish(self, command),
             c.ClaimInitialisation: self._claim_initialisation,
             c.PublishCluster: self._publish_cluster,
             c.PublishSync: self._publish_sync,
@@ -98,6 +100,7 @@ class Actor:
             c.Checkpoint: self._checkpoint,
             c.Rewind: self._rewind,
             c.Clone: self._clone,
+            c.SwapIn: lambda command, seen: self.postgres.swap_in(command.system_id),
             c.InitDb: lambda command, seen: self.postgres.initdb(),
         }
 
@@ -122,7 +125,7 @@ class Actor:
 
     # ---- the leader key
 
-    def _write_key(
+    def write_key(
         self, key: LeaderKey, expect: int, also: tuple[Put | Delete, ...] = (), more: tuple[Compare, ...] = ()
     ) -> float:
         """Write the key if it is unchanged; the clock from before the request, where a lease may begin."""
@@ -149,7 +152,7 @@ class Actor:
         also = () if command.timeline in known else (Put(f"timelines/{command.timeline}", self.name),)
         # nor is a key that was deleted by hand written again by a leader whom another has followed meanwhile
         latest = (Compare.absent(f"history/{command.epoch + 1}"),)
-        self.memory.lease = Lease(command.epoch, self._write_key(key, command.expect, also, latest))
+        self.memory.lease = Lease(command.epoch, self.write_key(key, command.expect, also, latest))
         if (
             command.state is LeaderState.LEADING
             and seen.etcd
@@ -161,7 +164,7 @@ class Actor:
     def _take_key(self, command: c.TakeKey, seen: Observation) -> None:
         lsn = seen.pg.position.lsn if seen.pg.position else 0
         key = LeaderKey(self.name, command.epoch, LeaderState.PROMOTING, command.timeline, lsn)
-        history = _history(command.epoch, self.name, command.previous, command.cause, command.timeline)
+        history = codec.new_history(command.epoch, self.name, command.previous, command.cause, command.timeline)
         unchanged = tuple(Compare.mod_revision(f"candidates/{x.name}", x.mod_revision) for x in command.compared)
         also = (
             Put(f"history/{command.epoch}", json.dumps(history)),
@@ -170,7 +173,7 @@ class Actor:
             Delete(f"history/{command.epoch - KEPT_EPOCHS}"),
         )
         more = (*unchanged, Compare.absent(f"history/{command.epoch}"))
-        sent_at = self._write_key(key, command.expect, also, more)
+        sent_at = self.write_key(key, command.expect, also, more)
         self.memory.standing = False
         self.memory.handed_over = not command.compared
         self.memory.took_at = sent_at
@@ -187,7 +190,7 @@ class Actor:
             self.name, command.epoch, LeaderState.RELEASING, command.timeline, command.lsn, command.to, command.clean
         )
         result = json.dumps({"epoch": command.epoch, "to": command.to, "outcome": "released", "reason": command.reason})
-        self._write_key(key, command.expect, (Put("intent_result", result), Delete("intent")))
+        self.write_key(key, command.expect, (Put("intent_result", result), Delete("intent")))
         if not command.clean and not command.fit:
             self.memory.unfit, self.memory.unfit_until = command.reason, time.monotonic() + UNFIT
 
@@ -233,14 +236,14 @@ class Actor:
 
     def _publish_cluster(self, command: c.PublishCluster, seen: Observation) -> None:
         key = LeaderKey(self.name, 1, LeaderState.LEADING, command.timeline)
-        history = _history(1, self.name, "", "first leader", command.timeline)
+        history = codec.new_history(1, self.name, "", "first leader", command.timeline)
         also = (
             Put("config", codec.dump(ClusterConfig(command.system_id))),
             Put("sync", codec.dump(command.sync)),
             Put("history/1", json.dumps(history)),
             Delete("initialiser"),
         )
-        sent_at = self._write_key(key, 0, also, (Compare.absent("config"), Compare.value("initialiser", self.name)))
+        sent_at = self.write_key(key, 0, also, (Compare.absent("config"), Compare.value("initialiser", self.name)))
         self.memory.lease = Lease(1, sent_at)
 
     def _publish_sync(self, command: c.PublishSync, seen: Observation) -> None:
@@ -395,15 +398,3 @@ class Actor:
             self.memory.retry_at = time.monotonic() + min(300.0, 2.0 ** min(self.memory.failed_rejoins, 9))
             raise
         self.memory.retry_at = 0.0
-
-
-def _history(epoch: int, leader: str, previous: str, cause: str, timeline: int) -> dict[str, Any]:
-    """A row of history/; completed with the steps once the leader leads."""
-    return {
-        "epoch": epoch,
-        "leader": leader,
-        "previous": previous,
-        "cause": cause,
-        "timeline": timeline,
-        "at": time.time(),
-    }

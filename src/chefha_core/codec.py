@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from chefha_core.model import (
     MemberReport,
     PgState,
     Position,
+    Restoration,
     SyncRule,
 )
 
@@ -62,6 +64,8 @@ def view(snapshot: Snapshot, now: float, previous: EtcdView | None = None) -> Et
     unchanged = previous is not None and previous.leader_revision == revision
     asked = _unless_damaged(kvs, "intent", intent)
     asked_before = previous is not None and previous.intent == asked
+    restore = _unless_damaged(kvs, "restore", restoration)
+    restored_before = previous is not None and previous.restore == restore
     history = _folder(kvs, "history/", history_row, _decode).values()
     timelines = {timeline for _, timeline in history} | {
         int(key[10:]) for key in kvs if key.startswith("timelines/") and key[10:].isdigit()
@@ -78,6 +82,8 @@ def view(snapshot: Snapshot, now: float, previous: EtcdView | None = None) -> Et
         sync=_decode(kvs, "sync", sync_rule),
         intent=asked,
         intent_seen_at=previous.intent_seen_at if previous and asked_before else now,
+        restore=restore,
+        restore_seen_at=previous.restore_seen_at if previous and restored_before else now,
         last_epoch=max([epoch for epoch, _ in history], default=0),
         last_timeline=max(timelines, default=0),
         timelines=frozenset(timelines | ({leader.timeline} if leader else set())),
@@ -116,9 +122,27 @@ def intent(kv: KeyValue) -> Intent:
     return Intent(data["to"], data["by"], int(data["epoch"]), kv.mod_revision)
 
 
+def restoration(kv: KeyValue) -> Restoration:
+    """A restoration asked for, as a fact."""
+    return Restoration(**{**_known(Restoration, json.loads(kv.value)), "mod_revision": kv.mod_revision})
+
+
 def cluster_config(kv: KeyValue) -> ClusterConfig:
     """What the cluster agreed on, as a fact."""
-    return ClusterConfig(**_known(ClusterConfig, json.loads(kv.value)))
+    data = _known(ClusterConfig, json.loads(kv.value))
+    return ClusterConfig(**{**data, "former": tuple(data.get("former", ()))})
+
+
+def new_history(epoch: int, leader: str, previous: str, cause: str, timeline: int) -> dict[str, Any]:
+    """A row of history/; completed with the steps once the leader leads."""
+    return {
+        "epoch": epoch,
+        "leader": leader,
+        "previous": previous,
+        "cause": cause,
+        "timeline": timeline,
+        "at": time.time(),
+    }
 
 
 def history_row(kv: KeyValue) -> tuple[int, int]:

@@ -152,6 +152,21 @@ class Intent:
 
 
 @dataclass(frozen=True)
+class Restoration:
+    """Restored data waits beside the leader's data directory, and somebody asked to put it in its place."""
+
+    by: str
+    epoch: int
+    #: of the restored data, which nobody else has: every restoration makes a new one
+    system_id: str
+    #: on which the restored data is to be led
+    timeline: int
+    #: which archive it is, for people
+    source: str = ""
+    mod_revision: int = 0
+
+
+@dataclass(frozen=True)
 class MemberReport:
     """What a member says of itself in etcd; the key lives on a lease, so an old one vanishes."""
 
@@ -181,6 +196,8 @@ class ClusterConfig:
 
     system_id: str
     failover: bool = True
+    #: system identifiers that this cluster's data had before a restoration: such data may be replaced, and never leads
+    former: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -201,6 +218,9 @@ class EtcdView:
     intent: Intent | None = None
     #: own clock, when this node first saw ``intent``
     intent_seen_at: float = 0.0
+    restore: Restoration | None = None
+    #: own clock, when this node first saw ``restore``
+    restore_seen_at: float = 0.0
     #: the highest epoch and timeline in history/, for a leader key that was deleted
     last_epoch: int = 0
     last_timeline: int = 0
@@ -268,6 +288,8 @@ class Observation:
     restarts: int = 0
     #: own clock, when this node last asked for a hand-over because of its storage; 0 if never
     asked_at: float = 0.0
+    #: system identifier of complete restored data that waits beside the data directory, "" if there is none
+    staged: str = ""
     #: why search or a vain attempt to lead makes this node ineligible, "" if nothing
     unfit: str = ""
     #: what is wrong with the storage under PostgreSQL, "" if nothing: then it must not lead either

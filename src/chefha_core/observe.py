@@ -50,6 +50,7 @@ def observe(
     job: str,
     paused: bool,
     ttl: float,
+    staged: str = "",
 ) -> Observation:
     """What this node knows now; ``pg`` is the monitor's latest look, ``ttl`` the life of a lease in seconds."""
     view = read_etcd(etcd, memory, ttl)
@@ -76,6 +77,7 @@ def observe(
         asserted_at=memory.asserted_at,
         prepared_for=memory.prepared_for,
         restarts=memory.restarts,
+        staged=staged,
         unfit=(memory.unfit if now < memory.unfit_until else "") or memory.search_unfit,
         asked_at=memory.asked_at,
         storage=memory.storage,

@@ -162,3 +162,25 @@ def test_f40_the_most_advanced_follower_leads_even_if_another_is_barred() -> Non
 def test_f58_failover_switched_off_waits_for_the_old_leader() -> None:
     script = [Fault(1, "failover off", L, 15.0), Fault(1, "kill leaderl of", L, 8.0), Fault(18, "nothing")]
     assert epochs(lived(script)) == {1}
+
+
+@pytest.mark.parametrize(
+    "command", ["DropAddress", "StopPostgres", "PublishRestore", "SwapIn", "StartPrimary", "HoldAddress", "Checkpoint"]
+)
+@pytest.mark.parametrize("what", ["kill leaderl", "stop leaderl", "crash", "pause", "kill PostgreSQL"])
+def test_leader_struck_at_every_step_of_a_restoration(what: str, command: str) -> None:
+    """All of the old data is served on, or all of the restored, and never both."""
+    for when in ("before", "after"):
+        lived([Fault(3, "trap", L, 5.0, f"{what}/{command}/{when}"), Fault(0, "restore on", L), Fault(15, "nothing")])
+
+
+def test_restored_data_is_served_and_the_others_clone_it() -> None:
+    worlds = lived([Fault(3, "restore on", L), Fault(15, "restore on", L), Fault(15, "nothing")])
+    assert all(w.with_data() == 3 and w.generation != "system-0" for w in worlds)
+    assert epochs(worlds) == {3}
+
+
+def test_a_restoration_whose_leader_is_cut_off_leaves_one_kind_of_data() -> None:
+    for planes in ("", "etcd", "pg", "etcd http"):
+        for after in (0.0, 0.1, 0.2, 0.5):
+            lived([Fault(3, "restore on", L), Fault(after, "cut off", L, 8.0, planes), Fault(14, "nothing")])

@@ -63,6 +63,15 @@ def trusts_every_timeline(seen: Observation, policy: Policy) -> c.Plan:
     return plan(seen, policy)
 
 
+def knows_no_former_data(seen: Observation, policy: Policy) -> c.Plan:
+    """Takes whatever data is here for the cluster's."""
+    etcd = seen.etcd
+    if etcd and etcd.config and seen.pg.system_id in etcd.config.former and not seen.staged:
+        config = dataclasses.replace(etcd.config, system_id=seen.pg.system_id, former=())
+        seen = dataclasses.replace(seen, etcd=dataclasses.replace(etcd, config=config))
+    return plan(seen, policy)
+
+
 def address_before_durability(seen: Observation, policy: Policy) -> c.Plan:
     """Takes the VIP as soon as PostgreSQL is writable, whoever it waits for."""
     found = plan(seen, policy)
@@ -158,6 +167,24 @@ WITHOUT: dict[str, tuple[Mapping[str, Any], list[Fault], str]] = {
             Fault(9, "nothing"),
         ],
         "without the acknowledged",
+    ),
+    "comparison_in_the_publication_of_restored_data": (
+        {"guards": Guards(publish_compares=False)},
+        [
+            Fault(3, "trap", L, 5.0, "stop leaderl/PublishRestore/before"),
+            Fault(0, "restore on", L),
+            Fault(15, "nothing"),
+        ],
+        "VIP|primary|acknowledged|data",
+    ),
+    "knowledge_of_former_data": (
+        {"planner": knows_no_former_data},
+        [
+            Fault(3, "trap", L, 15.0, "crash/SwapIn/before"),
+            Fault(0, "restore on", L),
+            Fault(20, "nothing"),
+        ],
+        "is the cluster's",
     ),
     "durability_before_the_address": (
         {"planner": address_before_durability, "fresh": True},

@@ -18,7 +18,10 @@ from chefha_core.verbs.reach import VerbError
 GROUPS = {
     "looking": ("cluster-status", "status", "version", "show-config"),
     "leading": ("promote", "demote", "converge", "set-cluster-failover", "set-node-failover"),
-    "backups": ("backup",),
+    "backups": (
+        "restore",
+        "backup",
+    ),
     "samples": ("gen-server-config", "gen-sample-backend-config", "gen-secrets"),
 }
 

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 
-from chefha_core.cli.terms import Parsers, confirm, node, show, takes_json, takes_timeout, takes_yes
+from chefha_core.cli.terms import Parsers, confirm, node, show, show_step, takes_json, takes_timeout, takes_yes
 
 
 def add(parsers: Parsers) -> None:
@@ -23,6 +23,35 @@ def add(parsers: Parsers) -> None:
     takes_yes(made)
     takes_timeout(made, 4 * 3600.0)
     takes_json(made)
+    made = parsers.verb("restore", _restore, "on the leader: replace all data of the cluster by an archive's")
+    made.add_argument("path", metavar="PATH", help="the archive: a file, or its name in the store of backup")
+    made.add_argument(
+        "-d", "--staging-dir", default="", metavar="DIR", help="where it is extracted, on the data's file system"
+    )
+    made.add_argument("--target-time", default="", metavar="TIME", help="replay archived log up to then; ISO 8601")
+    made.add_argument("--foreign", action="store_true", help="also an archive of another cluster")
+    takes_yes(made)
+    takes_timeout(made, 4 * 3600.0)
+    takes_json(made)
+
+
+def _restore(wanted: argparse.Namespace) -> None:
+    from chefha_core.verbs import restore
+
+    done = restore.restore(
+        *node(),
+        wanted.path,
+        staging_dir=wanted.staging_dir,
+        timeout=wanted.timeout,
+        target_time=wanted.target_time,
+        foreign=wanted.foreign,
+        agree=lambda what: confirm(wanted, what),
+        on_step=show_step,
+    )
+    away = f"; without {', '.join(done['away'])}, which did not report" if done["away"] else ""
+    text = f"{done['archive']} is restored in epoch {done['epoch']}, in {done['seconds']:g} s{away}"
+    text += f"\n{done['then']}"
+    show(done, text, wanted.json)
 
 
 def _backup(wanted: argparse.Namespace) -> None:

@@ -25,20 +25,20 @@ from chefha_core.parts.etcd import Compare, EtcdError, Put
 from chefha_core.parts.etcd_access import ROOT, forget_others, member_user
 from chefha_core.parts.etcd_watch import Doorbell
 from chefha_core.parts.postgres import Postgres
+from chefha_core.parts.postgres_clone import leftovers
 from chefha_core.parts.postgres_monitor import PostgresMonitor
 from chefha_core.plan import plan
 from chefha_core.plan.commands import Command, Plan
 from chefha_core.plan.fence import failsafe_answer
 from chefha_core.plan.policy import policy
+from chefha_core.plan.restore import why_old_data_goes
 from chefha_core.settings import GRACE, Settings
 from chefha_core.verbs.reach import etcd_client
 
 log = logging.getLogger(__name__)
 
 #: keys whose change is worth a look at once; renewals and reports are not
-RINGS = ("candidates/", "intent", "config", "initialiser", "sync", "switches/")
-#: seconds for which a follower must have been one before the data is deleted that its clone replaced
-PROVEN = 60.0
+RINGS = ("candidates/", "intent", "restore", "config", "initialiser", "sync", "switches/")
 
 
 class Leaderl:
@@ -139,7 +139,8 @@ class Leaderl:
         self.monitor.history_from = self._upstream()
         if facts.streaming:
             self.memory.failed_rejoins = 0
-        return observe(self.name, self.etcd, self.address, facts, self.memory, job, paused, ttl=self.times.ttl)
+        staged, ttl = self.postgres.staged(), self.times.ttl
+        return observe(self.name, self.etcd, self.address, facts, self.memory, job, paused, ttl, staged)
 
     def _upstream(self) -> str:
         """Whose timeline history the monitor should read while this node does not stream."""
@@ -158,20 +159,23 @@ class Leaderl:
             if self._recorded != key.epoch:
                 self._recorded = key.epoch
                 self._record(key.epoch)
-        self._tidy(seen.pg)
+        self._tidy(seen)
         self._tidy_users(seen)
         with self.memory.round_done:
             self.memory.round_done.notify_all()
 
-    def _tidy(self, facts: PgFacts) -> None:
-        """Once a clone has proved itself, what it replaced is deleted; tried once, then left to people."""
-        old = self.postgres.places.old
-        if not self._tidied and facts.streaming and facts.since > PROVEN and old.exists():
-            self._tidied = True
-            log.info("this follower streams for %d s: deleting %s, which its clone replaced", facts.since, old)
-            self.worker.aside(self.postgres.forget_old_data)
-        elif self.memory.job == "Clone":
+    def _tidy(self, seen: Observation) -> None:
+        """Once new data has proved itself, what it replaced is deleted; tried once, then left to people."""
+        if self.memory.job in ("Clone", "SwapIn"):
             self._tidied = False
+        elif (
+            not self._tidied
+            and (why := why_old_data_goes(seen, self.policy))
+            and (old := leftovers(self.postgres.places))
+        ):
+            self._tidied = True
+            log.info("%s: deleting %s", why, ", ".join(map(str, old)))
+            self.worker.aside(self.postgres.forget_old_data)
 
     def _tidy_users(self, seen: Observation) -> None:
         """Once every member has come to etcd by the new user, the leader deletes the former ones; tried once, too."""

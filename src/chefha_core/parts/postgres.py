@@ -15,6 +15,7 @@ from typing import Literal
 
 from chefha_core.model import PgFacts, PgState, Position, TimelineSwitch
 from chefha_core.parts import postgres_clone as directories
+from chefha_core.parts import postgres_control as control_file
 from chefha_core.parts import postgres_roles as roles
 from chefha_core.parts import postgres_sql as sql
 from chefha_core.parts import postmaster
@@ -380,8 +381,16 @@ class Postgres:
         self._remember(lambda: directories.clone(self.places, self.settings, self.name, source, timeout, progress, own))
 
     def forget_old_data(self) -> None:
-        """Delete what the last clone replaced, once the new directory streams."""
+        """Delete what the last clone, or a restoration, replaced, once the new directory is proved."""
         directories.forget_old(self.places)
+
+    def staged(self) -> str:
+        """System identifier of complete restored data that waits beside the data directory; "" if there is none."""
+        return control_file.system_id(self.places.restored)
+
+    def swap_in(self, system_id: str) -> None:
+        """Put the restored data that waits in the place of the data directory, which is kept beside it."""
+        self._remember(lambda: directories.swap_in(self.places, system_id))
 
     def _remember(self, change: Callable[[], None]) -> None:
         try:

@@ -12,7 +12,9 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+from chefha_core.parts import postgres_control as control_file
 from chefha_core.parts import postgres_sql as sql
 from chefha_core.parts import postmaster
 from chefha_core.parts.postgres_roles import role_statements
@@ -153,11 +155,35 @@ def _clear_fresh(places: Places) -> None:
             shutil.rmtree(discard)
 
 
+def swap_in(places: Places, system_id: str) -> None:
+    """Put the restored data in the place of the data directory, which is kept under another name.
+
+    Two renames: killed between them, the same call goes on. PostgresError if other data waits there than what has
+    this system identifier, or if a process still uses the data directory.
+    """
+    with exclusive(places):
+        if control_file.system_id(places.restored) != system_id:
+            raise PostgresError(f"{places.restored} is not the restored data with system identifier {system_id}")
+        if pids := postmaster.processes(places.data):
+            raise PostgresError(f"{places.data} cannot be replaced: process {pids[0]} still uses it")
+        with _explained(places):
+            if places.data.exists():
+                places.data.rename(places.replaced(system_id))
+            places.restored.rename(places.data)
+            places.rewinding.unlink(missing_ok=True)
+            sync_directory(places.home)
+
+
+def leftovers(places: Places) -> list[Path]:
+    """Data directories that a clone or a restoration replaced."""
+    return [path for path in (places.old, *places.home.glob(places.replaced().name)) if path.exists()]
+
+
 def forget_old(places: Places) -> None:
-    """Delete the data directory that a clone replaced; PostgresError if that fails."""
+    """Delete the data directories that a clone or a restoration replaced; PostgresError if that fails."""
     with _explained(places):
-        if places.old.exists() and places.data.exists():
-            shutil.rmtree(places.old)
+        for path in leftovers(places) if places.data.exists() else []:
+            shutil.rmtree(path)
 
 
 @contextlib.contextmanager

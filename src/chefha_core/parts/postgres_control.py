@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,6 +74,15 @@ def read(places: Places, timeout: float) -> Control:
         raise PostgresError(
             f"pg_controldata says nothing usable of {places.data} ({error}); is it of this version?"
         ) from None
+
+
+def system_id(data: Path) -> str:
+    """System identifier of a data directory, by the first bytes of its pg_control; "" if there is none."""
+    try:
+        raw = (data / "global" / "pg_control").read_bytes()[:8]
+    except OSError:
+        return ""
+    return str(int.from_bytes(raw, sys.byteorder)) if len(raw) == 8 else ""
 
 
 def refreshed(known: Control, data: Path) -> Control | None:

@@ -69,6 +69,15 @@ class Places:
         return self.home / f"{self.data.name}.old"
 
     @property
+    def restored(self) -> Path:
+        """A complete restored data directory that waits to be put in the place of the present one."""
+        return self.home / f"{self.data.name}.restored"
+
+    def replaced(self, system_id: str = "*") -> Path:
+        """What the restored directory with this system identifier replaced; a pattern for all of them."""
+        return self.home / f"{self.data.name}.before-{system_id}"
+
+    @property
     def rewinding(self) -> Path:
         """Marks a data directory that pg_rewind has begun to change."""
         return self.home / f"{self.data.name}.rewinding"

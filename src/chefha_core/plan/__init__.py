@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from chefha_core.model import Observation
-from chefha_core.plan import bootstrap, election, fence, follow, lead
+from chefha_core.plan import bootstrap, election, fence, follow, lead, restore
 from chefha_core.plan.commands import Plan
 from chefha_core.plan.policy import Policy
 
@@ -16,6 +16,7 @@ Rule = Callable[[Observation, Policy], Plan | None]
 
 RULES: tuple[Rule, ...] = (
     fence.without_etcd,  # no quorum of etcd: lead on by failsafe, or stop leading
+    restore.former_data,  # the cluster's data was restored, and this is what it was before
     fence.foreign_data,  # a data directory of another cluster is never touched
     bootstrap.first_leader,  # no cluster yet
     fence.not_leader,  # etcd names somebody else: hold nothing that belongs to a leader

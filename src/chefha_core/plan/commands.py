@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from chefha_core.model import Candidacy, LeaderState, Position, SyncRule
+from chefha_core.model import Candidacy, LeaderState, Position, Restoration, SyncRule
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,23 @@ class ClearIntent(Command):
     to: str
     epoch: int
     outcome: str
+
+
+@dataclass(frozen=True)
+class ClearRestore(Command):
+    """Delete the restoration asked for, and leave the reason as its result."""
+
+
+@dataclass(frozen=True)
+class PublishRestore(Command):
+    """The restored data is the cluster's from now on: its system identifier, a new epoch, its timeline, in one
+    transaction if the leader key's revision is still ``expect``. Nobody may acknowledge anything on other data then.
+    """
+
+    expect: int
+    epoch: int
+    request: Restoration
+    sync: SyncRule
 
 
 @dataclass(frozen=True)
@@ -242,6 +259,14 @@ class Clone(Command):
     """Replace the directory by a fresh base backup of ``upstream`` and start it as a standby."""
 
     upstream: str
+    job: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class SwapIn(Command):
+    """Put the restored data in the place of the data directory, and keep what was there beside it."""
+
+    system_id: str
     job: ClassVar[bool] = True
 
 

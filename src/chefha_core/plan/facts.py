@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chefha_core.model import EtcdView, LeaderState, Observation, PgFacts, PgState, Position, Probe, TimelineSwitch
+from chefha_core.model import (
+    EtcdView,
+    LeaderState,
+    MemberReport,
+    Observation,
+    PgFacts,
+    PgState,
+    Position,
+    Probe,
+    TimelineSwitch,
+)
 from chefha_core.plan.commands import Command, Plan
 from chefha_core.plan.policy import Policy
 
@@ -70,10 +80,13 @@ def others_stand_by(seen: Observation) -> bool:
     etcd = seen.etcd
     assert etcd is not None
     elects = etcd.config is None or etcd.config.failover
-    return elects and any(
-        name != seen.name and report.pg is PgState.STANDBY and not report.storage
-        for name, report in etcd.members.items()
-    )
+    return elects and any(n != seen.name and _stands_by(etcd, m) for n, m in etcd.members.items())
+
+
+def _stands_by(etcd: EtcdView, report: MemberReport) -> bool:
+    """True for a standby of the cluster's present data (that from before a restoration never leads) on a sound disk."""
+    present = etcd.config is None or report.system_id not in etcd.config.former
+    return report.pg is PgState.STANDBY and present and not report.storage
 
 
 def diverged(pg: PgFacts, history: Sequence[TimelineSwitch]) -> str:

@@ -53,7 +53,8 @@ def foreign_data(seen: Observation, policy: Policy) -> Plan | None:
     """A data directory with another system identifier is reported and left alone."""
     assert seen.etcd is not None
     config = seen.etcd.config
-    if config is None or not seen.pg.system_id or seen.pg.system_id == config.system_id:
+    known = {config.system_id, *config.former} if config else set()
+    if config is None or not seen.pg.system_id or seen.pg.system_id in known:
         return None
     reason = (
         f"the data directory belongs to another cluster (system identifier {seen.pg.system_id}, this cluster has "

@@ -60,9 +60,9 @@ def _next(seen: Observation, upstream: str, leader: str) -> tuple[Command | None
             f"following {leader} failed: {pg.problem}; next attempt in {seen.retry_at - seen.now:.0f} s",
         )
     if pg.state is PgState.EMPTY or pg.damaged:
-        return _if_leading(seen, Clone(f"no usable data here: base backup of {leader}", upstream))
+        return if_leading(seen, Clone(f"no usable data here: base backup of {leader}", upstream))
     if seen.failed_rejoins > REWINDS:
-        return _if_leading(seen, Clone(f"PostgreSQL does not start here: {pg.problem or 'see its log'}", upstream))
+        return if_leading(seen, Clone(f"PostgreSQL does not start here: {pg.problem or 'see its log'}", upstream))
     if not pg.was_primary or (pg.clean and pg.upstream_history and not diverged(pg, pg.upstream_history)):
         return StartStandby(f"{leader} leads", upstream), f"starting to follow {leader}"
     if pg.clean and not pg.upstream_history:
@@ -85,18 +85,19 @@ def _while_running(seen: Observation, upstream: str, leader: str) -> tuple[Comma
     if why and seen.now >= seen.retry_at:
         return _repair(seen, upstream, why)
     if pg.log_gone and not pg.replaying and seen.now >= seen.retry_at:
-        return _if_leading(seen, Clone(f"{leader} has not the log any more that is needed here", upstream))
+        return if_leading(seen, Clone(f"{leader} has not the log any more that is needed here", upstream))
     return None, f"not streaming from {leader} yet{': ' + pg.problem if pg.problem else ''}"
 
 
 def _repair(seen: Observation, upstream: str, why: str) -> tuple[Command | None, str]:
     """Rewind, and after failures clone; only from a leader whose checkpoint is on its own timeline."""
     if seen.failed_rejoins >= REWINDS:
-        return _if_leading(seen, Clone(f"{why}; rewinding failed {seen.failed_rejoins} times", upstream))
-    return _if_leading(seen, Rewind(why, upstream))
+        return if_leading(seen, Clone(f"{why}; rewinding failed {seen.failed_rejoins} times", upstream))
+    return if_leading(seen, Rewind(why, upstream))
 
 
-def _if_leading(seen: Observation, command: Command) -> tuple[Command | None, str]:
+def if_leading(seen: Observation, command: Command) -> tuple[Command | None, str]:
+    """``command`` once the leader leads and has made its first checkpoint, or what is waited for."""
     assert seen.etcd is not None and seen.etcd.leader is not None
     leader = seen.etcd.leader
     report = seen.etcd.members.get(leader.name)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from chefha_core.model import EtcdView, LeaderKey, LeaderState, Observation, PgState
-from chefha_core.plan import durability, handover, storage
+from chefha_core.plan import durability, handover, restore, storage
 from chefha_core.plan.commands import (
     Checkpoint,
+    ClearRestore,
     Command,
     DropAddress,
     HoldAddress,
     KillPostgres,
     Plan,
     Promote,
+    PublishRestore,
     ReleaseKey,
     Renew,
     Slots,
@@ -56,12 +58,25 @@ def lead(seen: Observation, policy: Policy) -> Plan | None:
         return look_again(seen, policy, stop_leading(seen, older), "blocked", older)
     if seen.lease is None or seen.lease.epoch != key.epoch or seen.paused or seen.now >= lease_ends(seen, policy):
         return _regain(seen, policy, key)
+    step = restore.step(seen, policy, key)
+    if step is not None:
+        return _restoring(seen, policy, key, *step)
     given_up = storage.give_up(seen, policy, key)
     if given_up is not None:  # not renewed first: that would change the revision which it compares
         return look_again(seen, policy, given_up[0], "leader", given_up[1], seen.now)
     if seen.pg.state is PgState.PRIMARY:
         return _as_primary(seen, policy, key)
     return _without_primary(seen, policy, key)
+
+
+def _restoring(seen: Observation, policy: Policy, key: LeaderKey, step: list[Command], reason: str) -> Plan:
+    """The key is kept while PostgreSQL is stopped and its data exchanged."""
+    publishes = any(isinstance(command, PublishRestore) for command in step)  # which compares the key's revision
+    commands = [] if publishes else _renewal(seen, policy, key, key.state)
+    refused = any(isinstance(command, ClearRestore) for command in step)
+    if seen.address and not refused:
+        commands.append(DropAddress(reason))
+    return look_again(seen, policy, [*commands, *step], "leader", reason, seen.now + 0.05)
 
 
 def _lost_key(seen: Observation, etcd: EtcdView) -> LeaderKey:
@@ -166,7 +181,7 @@ def _repair(seen: Observation, policy: Policy, key: LeaderKey) -> tuple[Command 
         return KillPostgres(why), why, now
     if why:
         return _release(seen, key, why)
-    reason = "PostgreSQL does not answer" if stuck else "PostgreSQL has died"
+    reason = "PostgreSQL does not answer" if stuck else "PostgreSQL is stopped" if pg.clean else "PostgreSQL has died"
     names = durability.sync_names(policy.sync_rule, seen.name)
     return (
         StartPrimary(f"{reason}: restarting it in place", names, kill_first=stuck),

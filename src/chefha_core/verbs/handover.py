@@ -82,6 +82,8 @@ def _general_refusal(view: EtcdView, asked: str) -> str:
         return f"{asked}: {leader.name} is {leader.state} at the moment; try again when it leads"
     if intent and intent.epoch == leader.epoch:
         return f"{asked}: a hand-over to {intent.to or 'anybody'} is under way already, asked for by {intent.by}"
+    if view.restore and view.restore.epoch == leader.epoch:
+        return f"{asked}: a restoration is under way, asked for by {view.restore.by}; wait for its end"
     return ""
 
 
@@ -150,7 +152,8 @@ def _ask(client: EtcdClient, view: EtcdView, to: str, by: str) -> int:
     compare = Compare.mod_revision("intent", old.mod_revision) if old else Compare.absent("intent")
     at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     request = codec.dump({"to": to, "by": by, "epoch": view.leader.epoch, "at": at})
-    result = client.txn([compare], [Put("intent", request), Delete("intent_result")])
+    alone = Compare.mod_revision("restore", view.restore.mod_revision if view.restore else 0)
+    result = client.txn([compare, alone], [Put("intent", request), Delete("intent_result")])
     if result.succeeded:
         return result.revision
     kv = client.get("intent")  # it lost against its own first attempt, or against somebody else's request

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,37 @@ def _ask_hand_over(node: Leaderl, cmd: c.AskHandOver) -> Steps:
 
 def _clear(node: Leaderl, cmd: c.ClearIntent) -> Steps:
     done = yield from _txn(node, {}, {}, ("intent",))
+    return bool(done)
+
+
+def _clear_restore(node: Leaderl, cmd: c.ClearRestore) -> Steps:
+    done = yield from _txn(node, {}, {}, ("restore",))
+    return bool(done)
+
+
+def _publish_restore(node: Leaderl, cmd: c.PublishRestore) -> Steps:
+    sent_at, world, request = node.clock(), node.world, cmd.request
+    config = world.etcd.kvs.get("config")
+    yield 0.0005
+    if config is None:
+        return False
+    before = codec.cluster_config(config)
+    key = LeaderKey(node.name, cmd.epoch, LeaderState.LEADING, request.timeline)
+    new = dataclasses.replace(before, system_id=request.system_id, former=(*before.former, before.system_id))
+    history = {"name": node.name, "epoch": cmd.epoch, "timeline": request.timeline, "cause": "restored"}
+    compare = {"restore": request.mod_revision, "config": config.mod_revision}
+    compare |= {"leader": cmd.expect, f"history/{cmd.epoch}": 0}
+    compare = compare if world.guards.publish_compares else {}
+    puts = {
+        "leader": codec.dump(key),
+        "config": codec.dump(new),
+        "sync": codec.dump(cmd.sync),
+        f"history/{cmd.epoch}": json.dumps(history),
+    }
+    done = yield from _txn(node, compare, puts, ("restore", "intent"))
+    if done:
+        node.hold_lease(cmd.epoch, sent_at)
+        node.took_at, node.restarts, node.handed_over = sent_at, 0, False
     return bool(done)
 
 
@@ -253,6 +285,8 @@ _QUICK: dict[type[c.Command], Any] = {
     c.WithdrawCandidacy: _withdraw,
     c.AskHandOver: _ask_hand_over,
     c.ClearIntent: _clear,
+    c.ClearRestore: _clear_restore,
+    c.PublishRestore: _publish_restore,
     c.ClaimInitialisation: _claim,
     c.PublishCluster: _publish,
     c.PublishSync: _publish_sync,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from chefha_core import codec
-from chefha_core.model import ClusterConfig, EtcdView
+from chefha_core.model import EtcdView
 from sim.engine import Steps
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 #: keys whose change wakes every leaderl that watches
-RINGS = ("candidates/", "intent", "config", "initialiser", "sync")
+RINGS = ("candidates/", "intent", "restore", "config", "initialiser", "sync")
 
 
 class Unanswered(Exception):
@@ -76,6 +76,8 @@ def view(snapshot: Snapshot, now: float, previous: EtcdView | None = None) -> Et
         sync=single["sync"],
         intent=single["intent"],
         intent_seen_at=previous.intent_seen_at if previous and previous.intent == single["intent"] else now,
+        restore=single["restore"],
+        restore_seen_at=previous.restore_seen_at if previous and previous.restore == single["restore"] else now,
         last_epoch=max([row["epoch"] for row in history], default=0),
         last_timeline=max({row["timeline"] for row in history} | given, default=0),
         timelines=frozenset(
@@ -86,9 +88,10 @@ def view(snapshot: Snapshot, now: float, previous: EtcdView | None = None) -> Et
 
 _SINGLE: dict[str, Callable[[KeyValue], Any]] = {
     "leader": codec.leader_key,
-    "config": lambda kv: ClusterConfig(**json.loads(kv.value)),
+    "config": codec.cluster_config,
     "sync": codec.sync_rule,
     "intent": codec.intent,
+    "restore": codec.restoration,
 }
 
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from chefha_core.model import LeaderKey
+from chefha_core import codec
+from chefha_core.model import LeaderKey, Restoration
+from chefha_core.plan.facts import APART
+from sim.directory import Data
 from sim.host import Host
 from sim.world import NAMES, World
 
@@ -158,7 +161,8 @@ def _hand_start(world: World, host: Host, fault: Fault) -> None:
 
 
 def _delete_key(world: World, host: Host, fault: Fault) -> None:
-    if world.etcd.available:
+    """Not while one node alone has the cluster's data: without its key it needs a second one that has it, too."""
+    if world.etcd.available and (world.with_data() >= 2 or "config" not in world.etcd.kvs):
         world.etcd.txn({}, {}, ("leader",))
 
 
@@ -167,6 +171,28 @@ def _hand_over(world: World, host: Host, fault: Fault) -> None:
     if key is not None and world.etcd.available:
         to = "" if "anybody" in fault.extra or host.name == key.name else host.name
         world.etcd.txn({}, {"intent": json.dumps({"to": to, "by": "operator", "epoch": key.epoch})})
+
+
+def _restore(world: World, host: Host, fault: Fault) -> None:
+    """An archive of some time ago is staged on the leader, and asked for; its promotion begins with a record."""
+    key: LeaderKey | None = world.leader
+    kv = world.etcd.kvs.get("config")
+    if key is None or kv is None or not world.etcd.available or not host.up or world.with_data() < 2:
+        return
+    data = world.hosts[key.name].pg.data
+    if data is None or data.damaged or data.system_id != world.generation or world.hosts[key.name].pg.restored:
+        return
+    given = [int(name[10:]) for name in world.etcd.kvs if name.startswith("timelines/")]
+    given += [json.loads(kv.value)["timeline"] for n, kv in world.etcd.kvs.items() if n.startswith("history/")]
+    timeline = max([*given, key.timeline, data.timeline]) + APART
+    system_id = f"system-{world.new_record()}"
+    log = [*data.log[: max(1, len(data.log) * 2 // 3)], (timeline, world.new_record())]
+    world.hosts[key.name].pg.restored = Data(
+        system_id, log, len(log), was_primary=True, clean=True, standby=False, checkpoint_timeline=timeline
+    )
+    world.restorable[system_id] = frozenset(record for _, record in log)
+    request = Restoration(key.name, key.epoch, system_id, timeline)
+    world.etcd.txn({}, {"restore": codec.dump(request)})
 
 
 def _failover_off(world: World, host: Host, fault: Fault) -> None:
@@ -220,7 +246,9 @@ def _disk(world: World, host: Host, fault: Fault) -> None:
 def _wipe(world: World, host: Host, fault: Fault) -> None:
     """A data directory is gone; only of a follower, and only while the others have theirs."""
     key = world.leader
+    world.notice_generation()
     whole = [h for h in world.hosts.values() if h is not host and h.pg.data is not None and not h.pg.data.damaged]
+    whole = [h for h in whole if h.pg.data is not None and h.pg.data.system_id == world.generation]
     streaming = [h for h in whole if h.pg.pm is not None and h.pg.pm.up]
     if key is not None and key.name != host.name and len(streaming) == 2:
         host.pg.end()
@@ -255,6 +283,7 @@ _FAULTS = {
     "PostgreSQL started by hand on": _hand_start,
     "leader key deleted": _delete_key,
     "hand over to": _hand_over,
+    "restore on": _restore,
     "failover off": _failover_off,
     "jobs fail on": _jobs_fail,
     "unfit": _unfit,
@@ -282,6 +311,9 @@ _COMMANDS = (
     "Rewind",
     "Checkpoint",
     "AskFailsafe",
+    "PublishRestore",
+    "SwapIn",
+    "Clone",
 )
 _after = st.one_of(st.integers(0, 20).map(lambda n: n / 10), st.integers(0, 60).map(lambda n: n / 10))
 _seconds = st.sampled_from((0.3, 1.0, 2.0, 3.5, 5.0, 8.0, 15.0))
@@ -320,6 +352,7 @@ faults: st.SearchStrategy[Fault] = st.one_of(
     _fault("trap", _traps),
     _fault("stop etcd of", st.sampled_from(("", "all"))),
     _fault("hand over to", st.sampled_from(("", "anybody"))),
+    _fault("restore on", target=_any),
     _fault("lossy network", target=_any),
     _fault("slow network", target=_any),
     _fault("hang PostgreSQL of"),

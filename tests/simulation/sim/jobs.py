@@ -185,6 +185,15 @@ def _source_ready(node: Leaderl, source: str) -> bool:
     return reach and not other.frozen and other.pg.writable and other.pg.pm is not None and other.pg.pm.hung_at is None
 
 
+def _swap_in(node: Leaderl, cmd: c.SwapIn) -> Steps:
+    pg = node.host.pg
+    if pg.pm is not None or pg.restored is None or pg.restored.system_id != cmd.system_id:
+        return
+    pg.data = None
+    yield node.world.rng.uniform(0.001, 0.05)
+    pg.data, pg.restored = pg.restored, None
+
+
 def _init(node: Leaderl, _: c.InitDb) -> Steps:
     world, pg = node.world, node.host.pg
     if pg.data is not None:
@@ -212,5 +221,6 @@ _JOBS: dict[type[c.Command], Any] = {
     c.Checkpoint: _checkpoint,
     c.Rewind: _rewind,
     c.Clone: _clone,
+    c.SwapIn: _swap_in,
     c.InitDb: _init,
 }

@@ -156,6 +156,7 @@ class Leaderl(Owner):
             handed_over=self.handed_over,
             prepared_for=self.prepared_for,
             restarts=self.restarts,
+            staged=self.host.pg.restored.system_id if self.host.pg.restored else "",
             unfit=self.host.unfit or (self.unfit if now < self.unfit_until else ""),
             asked_at=self.asked_at,
             storage=self.host.storage,

@@ -20,6 +20,8 @@ class Postgres:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.data: Data | None = None
+        #: complete restored data beside it
+        self.restored: Data | None = None
         self.pm: Postmaster | None = None
         self.problem = ""
         self._seeking = False
@@ -243,7 +245,9 @@ class Postgres:
 
     @staticmethod
     def _refused(mine: Data, theirs: Data) -> bool:
-        """PostgreSQL's own check: the start is on the history of the sender and not ahead of it."""
+        """PostgreSQL's own check: the same system, the start is on the sender's history and not ahead of it."""
+        if mine.system_id != theirs.system_id:
+            return True
         if mine.timeline == theirs.timeline:
             return len(mine.log) > theirs.flushed
         return all(row.timeline != mine.timeline or len(mine.log) > row.lsn for row in theirs.history())

@@ -38,6 +38,7 @@ class Guards:
     lease_before_promotion: bool = True
     fresh_facts: bool = True
     history_compares: bool = True
+    publish_compares: bool = True
 
 
 class Violation(AssertionError):
@@ -92,6 +93,9 @@ class World:
         self._bad: dict[str, tuple[str, float]] = {}
         self._inits = 0
         self.promoted_by_hand = ""
+        #: system identifier -> the records that restored data begins with
+        self.restorable: dict[str, frozenset[int]] = {}
+        self.generation = "system-0"
         self.wiped = False
         if not fresh:
             self._established()
@@ -203,6 +207,12 @@ class World:
                     yield 0.03
 
     def _acknowledged(self, name: str, record: int) -> None:
+        self.notice_generation()
+        mine = self.hosts[name].pg.data
+        if mine is not None and mine.system_id != self.generation and "config" in self.etcd.kvs:
+            self.violation(
+                f"{name} acknowledged the write {record} on {mine.system_id}, and {self.generation} is the cluster's"
+            )
         self.acknowledged.append(record)
         key = self.leader
         if self.durability == "quorum" and not self.wiped and not self._on_another(name, record):
@@ -211,6 +221,22 @@ class World:
             data = self.hosts[key.name].pg.data
             if data is not None and all(entry[1] != record for entry in data.log):
                 self.violation(f"{name} acknowledged the write {record}, which the leader {key.name} does not have")
+
+    def notice_generation(self) -> None:
+        """Whose data is the cluster's; what was acknowledged before a restoration and is not in it is given up."""
+        kv = self.etcd.kvs.get("config")
+        system_id = kv.decoded(codec.cluster_config).system_id if kv is not None else self.generation
+        if system_id != self.generation:
+            self.tell("world", f"{system_id} is the cluster's data now")
+            self.generation = system_id
+            kept = self.restorable.get(system_id)
+            if kept is not None:
+                self.acknowledged = [record for record in self.acknowledged if record in kept]
+
+    def with_data(self) -> int:
+        """How many hosts have the cluster's present data."""
+        self.notice_generation()
+        return sum(h.pg.data is not None and h.pg.data.system_id == self.generation for h in self.hosts.values())
 
     def _on_another(self, name: str, record: int) -> bool:
         for other, host in self.hosts.items():
@@ -229,6 +255,7 @@ class World:
 
     def primary_started(self, host: Host, pm: Postmaster) -> None:
         """A primary is writable."""
+        self.notice_generation()
         data, key = host.pg.data, self.leader
         assert data is not None
         if pm.by_hand or key is None or key.name != host.name:
@@ -236,6 +263,8 @@ class World:
             return
         self.tell(host.name, f"PostgreSQL is a primary on timeline {data.timeline}, log ends at {len(data.log)}")
         self.leaders += 1
+        if data.system_id != self.generation and "config" in self.etcd.kvs:
+            self.violation(f"{host.name} leads on {data.system_id}, and {self.generation} is the cluster's data")
         owner = self._timelines.setdefault(data.timeline, host.name)
         if owner != host.name:
             self.violation(f"{host.name} leads on timeline {data.timeline}, which was {owner}'s")
@@ -332,6 +361,7 @@ class World:
 
     def why_not_converged(self) -> str:
         """What is missing to one leader and two streaming followers that have everything."""
+        self.notice_generation()
         key = self.leader
         if key is None or key.state is not LeaderState.LEADING:
             return f"the leader key is {key}"
@@ -344,6 +374,8 @@ class World:
                 continue
             if pm is None or data is None or pm.primary or not pm.up or pm.receiver is None or not pm.receiver.alive:
                 return f"{name} does not stream"
+            if data.system_id != self.generation:
+                return f"{name} has former data"
             if data.upstream != key.name or len(data.log) + 20 < len(leader.pg.data.log):
                 return f"{name} does not follow {key.name}"
             if f"candidates/{name}" in self.etcd.kvs:

@@ -1,0 +1,175 @@
+"""restore: an archive's data in the place of the cluster's.
+
+The verb makes it ready beside the data directory and asks in etcd (key ``restore``); leaderl carries it out.
+Until etcd says that the restored data is the cluster's, nothing of the old has been touched, and a verb that is killed
+leaves only a folder that the next one clears. From then on leaderl finishes it, whether anybody waits for it or not.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from chefha_core import codec
+from chefha_core.backup.archive import About
+from chefha_core.backup.errors import ArchiveError
+from chefha_core.model import EtcdView, LeaderState, Position, Restoration
+from chefha_core.parts.etcd import Compare, Delete, EtcdClient, EtcdError, Put
+from chefha_core.parts.postgres_tools import Places, PostgresError
+from chefha_core.plan.facts import next_timeline
+from chefha_core.settings import Settings
+from chefha_core.verbs import restore_checks as checks
+from chefha_core.verbs.reach import VerbError, etcd_client
+from chefha_core.verbs.restore_staging import Staging
+from chefha_core.verbs.restore_watch import NotRestored, await_restored
+
+#: what is left to people
+THEN = "now take a full backup; where there is search, rebuild it: chef-server-ctl reindex -a -t on a front end"
+OnStep = Callable[[dict[str, Any]], None]
+#: seconds between two lines about something that goes on
+NEWS = 5.0
+
+
+@dataclass
+class Steps:
+    """What was done, told as it happens."""
+
+    on_step: OnStep
+    began: float = field(default_factory=time.monotonic)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    _told: float = field(default_factory=time.monotonic)
+
+    def done(self, step: str, outcome: str = "done") -> None:
+        row = {"step": step, "seconds": round(time.monotonic() - self.began, 3), "outcome": outcome}
+        self.rows.append(row)
+        self.on_step(row)
+
+    def going_on(self, step: str, outcome: str = "") -> None:
+        """Something takes its time: a line now and then, which is no step."""
+        if time.monotonic() - self._told > NEWS:
+            self._told = time.monotonic()
+            self.on_step({"step": step, "seconds": round(time.monotonic() - self.began, 3), "outcome": outcome})
+
+
+def restore(
+    settings: Settings,
+    name: str,
+    path: str,
+    staging_dir: str = "",
+    timeout: float = 3600.0,
+    target_time: str = "",
+    foreign: bool = False,
+    agree: Callable[[str], None] = lambda what: None,
+    on_step: OnStep = lambda step: None,
+    places: Places | None = None,
+) -> dict[str, Any]:
+    """Replace the cluster's data by the archive at ``path`` (or, by its name, in the configured store).
+
+    ``agree`` is asked once everything that could be refused at once was looked at; it raises to go no further.
+    VerbError with one sentence, and nothing changed, if it is refused; times are seconds.
+    """
+    where = places or Places.of(settings)
+    steps, source = Steps(on_step), checks.Source(settings, path)
+    client = etcd_client(settings, name, settings.request_timeout)
+    try:
+        moment = checks.moment(target_time)
+        view = _look(client)
+        about = source.about()
+        _refuse(
+            checks.refusal(settings, view, name)
+            or checks.archive_refusal(settings, view, about, foreign, where)
+            or checks.time_refusal(moment, about)
+        )
+        with Staging(where, staging_dir, view) as staging:
+            staging.check_room(about)
+            agree(f"All data of the cluster {settings.cluster} is replaced by {source.label}, taken at {about.time}.")
+            steps.done("looked at what could stand in the way")
+            request = _make_ready(settings, name, view, source, about, moment, staging, steps, timeout)
+            try:
+                _ask(client, request)
+                steps.done("asked leaderl to exchange the data")
+                until = steps.began + timeout
+                after = await_restored(client, settings, request, until, where, steps.done, steps.going_on)
+            except NotRestored:  # otherwise leaderl may be about to take it
+                staging.withdraw()
+                raise
+        return {
+            **after,
+            "archive": source.label,
+            "taken": about.time,
+            "seconds": steps.rows[-1]["seconds"],
+            "steps": steps.rows,
+            "then": THEN,
+        }
+    except EtcdError as error:
+        raise VerbError(f"restore: etcd does not answer with a quorum ({error}); see cluster-status") from error
+    except (ArchiveError, PostgresError) as error:
+        raise VerbError(f"restore {source.label}: {error}; nothing was changed") from error
+    except codec.DamagedKey as error:
+        raise VerbError(f"restore: {error}; nothing was changed") from error
+    finally:
+        client.close()
+
+
+def _make_ready(
+    settings: Settings,
+    name: str,
+    view: EtcdView,
+    source: checks.Source,
+    about: About,
+    moment: datetime.datetime | None,
+    staging: Staging,
+    steps: Steps,
+    timeout: float,
+) -> Restoration:
+    """Everything beside the data directory: whole, checked, replayed, promoted, stopped."""
+    assert view.leader is not None
+    until = steps.began + timeout
+
+    def progress(part: str, done: int) -> None:
+        steps.going_on(f"extracting and checking {part}", f"{done >> 20} MiB")
+        if time.monotonic() > until:
+            raise ArchiveError(f"not extracted within {timeout:g} s; give a longer --timeout")
+
+    extracted = source.extract(staging.data, staging.places, timeout, progress)
+    if extracted != about:
+        raise ArchiveError("it has changed while it was read")
+    steps.done("archive extracted, every checksum right")
+    target = source.target(moment, about, staging.data)
+    timeline = next_timeline(view, Position(max(about.timeline, target.timeline), 0))
+    system_id = staging.make_ready(settings, timeline, target, until, lambda: steps.going_on("replaying"))
+    steps.done("log replayed, data promoted and stopped, beside the present data")
+    return Restoration(name, view.leader.epoch, system_id, timeline, source.label)
+
+
+def _look(client: EtcdClient) -> EtcdView:
+    return codec.view(client.range(), time.monotonic())
+
+
+def _refuse(why: str) -> None:
+    if why:
+        raise VerbError(f"restore: {why}; nothing was changed")
+
+
+def _ask(client: EtcdClient, request: Restoration) -> None:
+    """Write the request, unless somebody else asked for something meanwhile."""
+    view = _look(client)
+    leader = view.leader
+    if leader is None or (leader.name, leader.epoch, leader.state) != (request.by, request.epoch, LeaderState.LEADING):
+        raise NotRestored(
+            f"restore: {leader.name if leader else 'nobody'} leads now, epoch {request.epoch} is over; "
+            "nothing was changed, begin again on the leader"
+        )
+    value = codec.dump(request)
+    old = view.restore  # of an earlier epoch, or it had been refused
+    same = Compare.mod_revision("restore", old.mod_revision) if old else Compare.absent("restore")
+    done = client.txn([same, Compare.absent("intent")], [Put("restore", value), Delete("restore_result")])
+    if not done.succeeded:
+        kv = client.get("restore")  # it lost against its own first attempt, or against somebody else's request
+        if kv is None or kv.value != value:
+            raise NotRestored(
+                "restore: somebody else asked for a restoration or a hand-over meanwhile; nothing was changed"
+            )
