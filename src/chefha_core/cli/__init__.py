@@ -18,6 +18,10 @@ from chefha_core.verbs.reach import VerbError
 GROUPS = {
     "looking": ("cluster-status", "status", "version", "show-config"),
     "leading": ("promote", "demote", "converge", "set-cluster-failover", "set-node-failover"),
+    "care": (
+        *("start", "stop", "restart", "once", "hup", "term", "kill", "tail", "service-list"),
+        *("gather-logs", "reconfigure", "cleanse", "uninstall"),
+    ),
     "samples": ("gen-server-config", "gen-sample-backend-config", "gen-secrets"),
 }
 
