@@ -229,7 +229,18 @@ def test_cleanse_removes_its_own_and_nothing_beside_it() -> None:
     pillar = {**PILLAR, "postgresql": {"data_dir": "/srv/main"}, "etcd": {"data_dir": "/data"}}
     doomed = {str(path) for path in care.doomed(from_pillar(pillar), "be1")}
     assert {"/etc/chefha", "/srv/main", "/srv/main.old", "/srv/pgpass", "/data"} <= doomed
-    assert not doomed & {"/srv", "/var/lib/chefha"}
+    assert "/srv" not in doomed
+
+
+def test_cleanse_follows_links_and_leaves_what_is_mounted(tmp_path: Path) -> None:
+    for folder in ("elsewhere/base", "data/inner"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    for name in ("link", "data", "gone"):
+        care._remove(tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_cleanse_and_uninstall_ask_back(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from chefha_core.layout.etcd import peer_url
 from chefha_core.layout.firewall import FILE as FIREWALL_FILE
 from chefha_core.layout.firewall import UNIT as FIREWALL_UNIT
 from chefha_core.layout.search import SYSCTL_FILE
-from chefha_core.layout.wish import CONFIG, UNITS
+from chefha_core.layout.wish import CONFIG, DATA, UNITS
 from chefha_core.parts import systemd
 from chefha_core.parts.etcd import EtcdError
 from chefha_core.parts.etcd_members import confirmed_members
@@ -66,7 +67,10 @@ def cleanse(settings: Settings, name: str, on_step: OnStep = lambda step: None) 
     gone = list(_remove_units(settings, name, work))
     for path in doomed(settings, name):
         if path.exists() or path.is_symlink():
-            _remove(path)
+            try:
+                _remove(path)
+            except OSError as error:
+                raise VerbError(f"cleanse: {path} cannot be removed: {error}; mend that and run it again") from None
             gone.append(path)
             work.step(f"{path} removed")
     return {"saved": str(saved), "removed": [str(path) for path in gone], "steps": work.steps}
@@ -102,19 +106,18 @@ def membership_problem(settings: Settings, name: str) -> str:
 
 
 def doomed(settings: Settings, name: str) -> list[Path]:
-    """What cleanse removes besides units: configuration, data, traces."""
-    found = [Path(CONFIG), Path(RUN), Path(BEACON)]
-    if name not in settings.members:
-        return found
-    places = Places.of(settings)
-    lock = places.home / ".lock"
-    found += [places.data, places.fresh, places.old, places.rewinding, places.role_conf, places.pgpass, lock]
-    if not settings.etcd_endpoints:
-        found.append(Path(settings.etcd.data_dir))
-    if settings.search.flavor != "none":
-        search = settings.search
-        found += [Path(search.data_dir), Path(search.log_dir), Path(CACHE), Path(SYSCTL_FILE)]
-    return found
+    """What cleanse removes besides units: data, traces, and last the configuration that says where they are."""
+    found = [Path(DATA), Path(RUN), Path(BEACON)]
+    if name in settings.members:
+        places = Places.of(settings)
+        lock = places.home / ".lock"
+        found += [places.data, places.fresh, places.old, places.rewinding, places.role_conf, places.pgpass, lock]
+        if not settings.etcd_endpoints:
+            found.append(Path(settings.etcd.data_dir))
+        if settings.search.flavor != "none":
+            search = settings.search
+            found += [Path(search.data_dir), Path(search.log_dir), Path(CACHE), Path(SYSCTL_FILE)]
+    return [*found, Path(CONFIG)]
 
 
 def what_cleanse_does(settings: Settings, name: str) -> str:
@@ -162,14 +165,23 @@ def _remove_units(settings: Settings, name: str, work: _Work) -> list[Path]:
 
 
 def _remove(path: Path) -> None:
-    """A file or a folder; of a file system's own folder, or one right below the root, what is in it."""
-    if not path.is_dir() or path.is_symlink():
-        path.unlink()
-    elif path.is_mount() or len(path.parts) == 2:
-        for inner in path.iterdir():
-            _remove(inner)
-    else:
-        shutil.rmtree(path)
+    """A file or a folder, and where a link leads; of a folder that is a file system's own what is in it."""
+    if path.is_symlink() and path.exists():
+        _remove_tree(path.resolve())
+    _remove_tree(path)
+
+
+def _remove_tree(path: Path) -> None:
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    for inner in path.iterdir():
+        _remove_tree(inner)
+    try:
+        path.rmdir()
+    except OSError as error:
+        if error.errno != errno.EBUSY:  # something is mounted there
+            raise
 
 
 @dataclass
