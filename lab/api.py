@@ -228,6 +228,9 @@ class Lab:
             return False
         with self.progress.step("project to the master"):
             deployment.put()
+        if stack.packaged:
+            with self.progress.step("Debian repository"):
+                deployment.make_repository()
         with self.progress.step("wheel"):
             wheel = deployment.build_wheel()
         with self.progress.step("pillar"):

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from . import repository
 from .nodes import Machines
-from .stack import CHEF_SERVER_VERSION, CLUSTER, Stack, pillar
+from .stack import CHEF_SERVER_VERSION, CLUSTER, NEXT_CHEF_SERVER_VERSION, Stack, pillar
 from .standin import deb
 from .topology import MASTER
 
@@ -42,6 +43,7 @@ class Deployment:
         self._stack = stack
         self._archive, tree_hash = _archived(project)
         self._stand_in = stand_in() if stack.frontends else b""
+        self._repository: dict[str, str] = {}
         parts = (tree_hash, json.dumps(stack.label(), sort_keys=True), hashlib.sha256(self._stand_in).hexdigest())
         self.hash = hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -63,6 +65,15 @@ class Deployment:
             self._machines.check(MASTER, ["mkdir", "-p", FRONTEND_FILES])
             self._machines.write(MASTER, {f"{FRONTEND_FILES}/{STAND_IN}": self._stand_in})
 
+    def make_repository(self) -> None:
+        """Have a Debian repository on the master with what the stack takes from one."""
+        stand_ins = {}
+        if "frontend" in self._stack.packaged:
+            versions = (CHEF_SERVER_VERSION, NEXT_CHEF_SERVER_VERSION)
+            stand_ins = {f"chef-server-core_{version}-1_all.deb": stand_in(version) for version in versions}
+        key = repository.ensure(self._machines, self._stack, stand_ins)
+        self._repository = {"repository": repository.LINE, "repository_key": key}
+
     def build_wheel(self) -> str:
         """Build the project's wheel on the master, which needs no network for it; return its file name."""
         copy = f"{STATE}/build"
@@ -77,16 +88,19 @@ class Deployment:
     def write_pillar(self, wheel: str) -> None:
         """Write top file and pillar, readable by root only: it may hold the secrets."""
         more: dict[str, Any] = {"wheel": wheel}
-        if self._stand_in:
-            more["frontend"] = {
-                "source": f"salt://chefha/frontend/files/{STAND_IN}",
-                "checksum": f"sha256={hashlib.sha256(self._stand_in).hexdigest()}",
-                "chef_server_version": CHEF_SERVER_VERSION,
-            }
+        if self._stack.frontends:
+            source = self._repository if "frontend" in self._stack.packaged else self._file()
+            more["frontend"] = {"chef_server_version": CHEF_SERVER_VERSION, **source}
         # JSON is YAML; the first line keeps Jinja away from what may look like a template in a secret.
-        sls = "#!yaml\n" + json.dumps(pillar(self._stack, **more), indent=2, sort_keys=True) + "\n"
+        tree = pillar(self._stack, self._repository, **more)
+        sls = "#!yaml\n" + json.dumps(tree, indent=2, sort_keys=True) + "\n"
         top = "#!yaml\n" + json.dumps({"base": {"*": ["chefha"]}}) + "\n"
         self._machines.write(MASTER, {f"{PILLAR}/chefha.sls": sls, f"{PILLAR}/top.sls": top}, mode=0o600)
+
+    def _file(self) -> dict[str, str]:
+        """Where the stand-in is on the file server."""
+        total = hashlib.sha256(self._stand_in).hexdigest()
+        return {"source": f"salt://chefha/frontend/files/{STAND_IN}", "checksum": f"sha256={total}"}
 
     def make_secrets(self, wheel: str) -> bool:
         """Make the cluster's secrets on the master, which hands them out by ext_pillar; that needs the library in the
@@ -105,10 +119,10 @@ class Deployment:
         return new or bool(copied)
 
 
-def stand_in() -> bytes:
+def stand_in(version: str = CHEF_SERVER_VERSION) -> bytes:
     """The stand-in for Chef's own package, a .deb, always the same bytes."""
     with tempfile.TemporaryDirectory(prefix="chefha-lab-") as folder:
-        return deb.build(Path(folder), CHEF_SERVER_VERSION).read_bytes()
+        return deb.build(Path(folder), version).read_bytes()
 
 
 def _archived(project: Path) -> tuple[bytes, str]:

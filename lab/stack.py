@@ -23,19 +23,26 @@ SEARCH_VERSIONS = {
 SEARCH_FLAVORS = ("opensearch", "elasticsearch", "none")
 HEAP_MB = 384
 CHEF_SERVER_VERSION = "15.10.117"
+#: of the stand-in, which front ends from the repository can be upgraded to
+NEXT_CHEF_SERVER_VERSION = "15.10.118"
 SHOP_PORT = 8080
 CLUSTER = "lab"
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Parts and machines of a lab. `overrides`: (path below `chefha:` with colons, value) pairs for the pillar."""
+    """Parts and machines of a lab.
+
+    `packaged`: what comes from the lab's own Debian repository (search, frontend) instead of from a file. `overrides`:
+    (path below `chefha:` with colons, value) pairs for the pillar.
+    """
 
     name: str
     postgresql: int
     search: str
     frontends: bool
     profile: str = "fast"
+    packaged: tuple[str, ...] = ()
     overrides: tuple[tuple[str, Any], ...] = field(default=())
 
     @property
@@ -62,7 +69,8 @@ class Stack:
     def from_label(cls, label: Mapping[str, Any]) -> Stack:
         """The reverse of label(); LabError if it is of a lab that an older chefha made."""
         try:
-            return cls(**{**label, "overrides": tuple((str(path), value) for path, value in label["overrides"])})
+            overrides = tuple((str(path), value) for path, value in label["overrides"])
+            return cls(**{**label, "packaged": tuple(label["packaged"]), "overrides": overrides})
         except (KeyError, TypeError):
             raise LabError("the lab that is up was made by another version: run `python -m lab down`") from None
 
@@ -71,8 +79,8 @@ STACKS = {
     stack.name: stack
     for stack in (
         Stack("chef", 13, "opensearch", frontends=True),  # what Chef Infra Server accepts
-        Stack("newest", 17, "opensearch", frontends=False),
-        Stack("elasticsearch", 13, "elasticsearch", frontends=True),
+        Stack("newest", 17, "opensearch", frontends=False, packaged=("search",)),
+        Stack("elasticsearch", 13, "elasticsearch", frontends=True, packaged=("search", "frontend")),
         Stack("bare", 17, "none", frontends=False),  # for measuring failovers of PostgreSQL alone
     )
 }
@@ -90,8 +98,12 @@ def parse_override(text: str) -> tuple[str, Any]:
         return path, value
 
 
-def pillar(stack: Stack, **more: Any) -> dict[str, Any]:
-    """The pillar tree of the lab's cluster; `more` are further branches of it (wheel, frontend, secrets, …)."""
+def pillar(stack: Stack, repository: Mapping[str, str] | None = None, **more: Any) -> dict[str, Any]:
+    """The pillar tree of the lab's cluster.
+
+    `repository`: line and key of the lab's own (repository, repository_key); `more`: further branches (wheel, frontend,
+    secrets, …).
+    """
     # The probes write, search and ask who leads from where no front end is.
     probes = [f"{node.address}/32" for node in (CLIENT, WATCH)]
     tree: dict[str, Any] = {
@@ -101,7 +113,7 @@ def pillar(stack: Stack, **more: Any) -> dict[str, Any]:
         "members": addresses(BACKENDS),
         "profile": stack.profile,
         "postgresql": {"version": stack.postgresql},
-        "search": _search(stack),
+        "search": _search(stack, repository or {}),
         "leaderl": {"http_networks": probes},
         "firewall": {"clients": probes},
         **more,
@@ -114,17 +126,15 @@ def pillar(stack: Stack, **more: Any) -> dict[str, Any]:
     return {"chefha": tree}
 
 
-def _search(stack: Stack) -> dict[str, Any]:
+def _search(stack: Stack, repository: Mapping[str, str]) -> dict[str, Any]:
     if stack.search == "none":
         return {"flavor": "none"}
     archive = f"{stack.search}-{stack.search_version}.zip"
     sums = {file: total for total, file in (line.split() for line in CHECKSUMS.read_text().splitlines())}
-    return {
-        "flavor": stack.search,
-        "version": stack.search_version,
-        "source": {"archive": f"{ARCHIVES}/{archive}", "checksum": f"sha256={sums[archive]}"},
-        "heap_mb": HEAP_MB,
-    }
+    source = {"archive": f"{ARCHIVES}/{archive}", "checksum": f"sha256={sums[archive]}"}
+    if "search" in stack.packaged:
+        source = {"package": stack.search, **repository}
+    return {"flavor": stack.search, "version": stack.search_version, "source": source, "heap_mb": HEAP_MB}
 
 
 def _override(tree: dict[str, Any], path: str, value: Any) -> None:

@@ -1,6 +1,7 @@
 """A real cluster for the tests, one per stack: all tests of a stack run together.
 
-The tests marked `everywhere` run on each stack, all others on the first one only.
+The tests marked `everywhere` run on each stack, those marked `packaged(PART)` on each that takes that part from the
+lab's Debian repository, all others on the first one only.
 
 CHEFHA_LAB_STACKS=newest which stacks (lab/stack.py), with commas between (chef,newest,elasticsearch)
 CHEFHA_KEEP_LAB=1        leave the last lab up
@@ -26,8 +27,10 @@ ASKED_FOR = [STACKS[name] for name in os.environ.get("CHEFHA_LAB_STACKS", "chef,
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Which stacks a test runs on."""
     if "brought_up" in metafunc.fixturenames:
-        everywhere = any(mark.name == "everywhere" for mark in metafunc.definition.iter_markers())
-        stacks = ASKED_FOR if everywhere else ASKED_FOR[:1]
+        marks = {mark.name: mark.args for mark in metafunc.definition.iter_markers()}
+        stacks = ASKED_FOR if "everywhere" in marks else ASKED_FOR[:1]
+        if "packaged" in marks:
+            stacks = [stack for stack in ASKED_FOR if marks["packaged"][0] in stack.packaged]
         metafunc.parametrize("brought_up", stacks, ids=lambda stack: stack.name, indirect=True, scope="session")
 
 

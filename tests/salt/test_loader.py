@@ -114,10 +114,20 @@ def test_f68_another_version_of_the_library_is_refused(modules: Any, monkeypatch
 
 
 def test_wrong_arguments_are_invocation_errors(modules: Any) -> None:
-    for call in (lambda: modules["chefha.converge"](epoch=-1), lambda: modules["chefha.promote"]("")):
+    for call in (
+        lambda: modules["chefha.converge"](epoch=-1), lambda: modules["chefha.promote"](""),
+        lambda: modules["chefha.start"]("etcd", timeout=-1), lambda: modules["chefha.stop"](service=3),
+        lambda: modules["chefha.tail"](lines=0),
+    ):  # fmt: skip
         with pytest.raises(Exception, match="expected") as refusal:
             call()
         assert type(refusal.value).__name__ == "SaltInvocationError"
+
+
+def test_what_deletes_or_stops_needs_a_yes(modules: Any) -> None:
+    for verb in ("cleanse", "uninstall"):
+        with pytest.raises(Exception, match="nothing was changed: give yes=True"):
+            modules[f"chefha.{verb}"]()
 
 
 def test_the_beacon_never_raises_and_accepts_an_empty_setting(opts: dict[str, Any], modules: Any) -> None:

@@ -168,6 +168,7 @@ def test_package_from_a_file_or_a_repository() -> None:
     assert (
         line == "deb [arch=amd64 signed-by=/etc/apt/keyrings/chefha-frontend.asc] https://example.com/apt stable main"
     )
+    assert wishes[-1].arguments["pkgs"] == [{"chef-server-core": "15.10.117*"}], "the version that the pillar says"
 
 
 def test_md5_is_for_chefs_own_roles_and_only_where_there_are_front_ends() -> None:

@@ -73,6 +73,15 @@ def test_a_package_comes_from_its_repository_and_its_own_service_never_starts() 
     assert "SupplementaryGroups=opensearch\n" in text_of(found, "/etc/systemd/system/chefha-search.service")
 
 
+def test_the_programs_of_a_package_find_our_configuration() -> None:
+    """Elasticsearch's read /etc/default/elasticsearch behind what the unit says."""
+    source = {"package": "elasticsearch"}
+    found = wishes(settings(source=source, flavor="elasticsearch", version="7.17.9"), "be1", MACHINE)
+    order = [wish.arguments["name"] for wish in found]
+    assert order.index("chefha-search-package") < order.index("/etc/default/elasticsearch")
+    assert "ES_PATH_CONF=/etc/chefha/search" in text_of(found, "/etc/default/elasticsearch").splitlines()
+
+
 @pytest.mark.parametrize(
     ("line", "signed"),
     [

@@ -18,10 +18,13 @@ from chefha_core.verbs.reach import VerbError
 GROUPS = {
     "looking": ("cluster-status", "status", "version", "show-config"),
     "leading": ("promote", "demote", "converge", "set-cluster-failover", "set-node-failover"),
-    "backups": (
-        "restore",
-        "backup",
+    "members": ("bootstrap", "create-cluster", "join-cluster", "remove-node", "force-leader"),
+    "backups": ("backup", "restore"),
+    "care": (
+        *("start", "stop", "restart", "once", "hup", "term", "kill", "tail", "service-list"),
+        *("gather-logs", "reconfigure", "cleanse", "uninstall"),
     ),
+    "upgrading": ("upgrade",),
     "samples": ("gen-server-config", "gen-sample-backend-config", "gen-secrets"),
 }
 

@@ -31,10 +31,11 @@ def _from_file(front: Frontend) -> list[Wish]:
 
 
 def _from_repository(front: Frontend) -> list[Wish]:
+    # Debian's revision is Chef's business. The list of packages is refreshed only where something is to be installed.
+    wanted = {front.package: f"{front.chef_server_version}*"}
     return [
         *repository("chefha-frontend", front.repository, front.repository_key),
-        Wish("cmd.run", {"name": "apt-get -q update"}, after_change=True),
-        Wish("pkg.installed", {"name": front.package, "pkgs": [front.package], "refresh": None}),
+        Wish("pkg.installed", {"name": front.package, "pkgs": [wanted], "refresh": True}),
     ]
 
 

@@ -18,6 +18,7 @@ SYSCTL_FILE = "/etc/sysctl.d/60-chefha-search.conf"
 MAPS = Path("/proc/sys/vm/max_map_count")
 #: OpenSearch's package insists on a password for a demonstration that we keep it from setting up
 PACKAGE_ENVIRONMENT = [{"DISABLE_INSTALL_DEMO_CONFIG": "true"}, {"OPENSEARCH_INITIAL_ADMIN_PASSWORD": "unused"}]
+OURS = "# Written by chefha's states: changes here are lost\n"
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,11 @@ def _archive(wanted: Search) -> list[Wish]:
 
 def _package(wanted: Search) -> list[Wish]:
     """From the maker's repository; the service that comes with the package never starts."""
-    source = wanted.source
+    source, prefix = wanted.source, engine_of(wanted).prefix
     return [
         masked(f"{wanted.flavor}.service"),
         *repository("chefha-search", source.repository, source.repository_key),
         _installed("chefha-search-package", [{source.package: wanted.version}], refresh=True, env=PACKAGE_ENVIRONMENT),
+        # Elasticsearch's programs read it last, so that what the unit says would not count
+        text_file(f"/etc/default/{wanted.flavor}", f"{OURS}{prefix}_PATH_CONF={CONFIG}\n"),
     ]

@@ -1,0 +1,201 @@
+"""uninstall and cleanse: a node without chefha's services, and one without anything of chefha's."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chefha_core.layout.etcd import peer_url
+from chefha_core.layout.firewall import FILE as FIREWALL_FILE
+from chefha_core.layout.firewall import UNIT as FIREWALL_UNIT
+from chefha_core.layout.search import SYSCTL_FILE
+from chefha_core.layout.wish import CONFIG, DATA, UNITS
+from chefha_core.parts import systemd
+from chefha_core.parts.etcd import EtcdError
+from chefha_core.parts.etcd_members import confirmed_members
+from chefha_core.parts.postgres_tools import Places
+from chefha_core.parts.systemd import UnitError
+from chefha_core.search_engine import CACHE
+from chefha_core.settings import Settings
+from chefha_core.verbs.reach import VerbError, etcd_client
+from chefha_core.verbs.services import OnStep, control, leadership, services_of
+
+SAVED = "/root/chefha-cleanse-{at:%Y-%m-%d-%H-%M-%S}"
+RUN = "/run/chefha"
+BEACON = "/etc/salt/minion.d/chefha-beacon.conf"
+MINION_DROP_IN = f"{UNITS}/salt-minion.service.d/chefha.conf"
+#: seconds that all services together may take to stop
+STOP = 400.0
+ETCD_DEADLINE = 3.0
+
+
+def uninstall(settings: Settings, name: str, on_step: OnStep = lambda step: None) -> dict[str, Any]:
+    """Stop everything and take away chefha's units and firewall; data and configuration stay. The next highstate brings
+    it all back. VerbError where ``stop`` would be refused."""
+    work = _Work(on_step)
+    _stop(settings, name, "uninstall", work)
+    return {"removed": [str(path) for path in _remove_units(settings, name, work)], "steps": work.steps}
+
+
+def cleanse(settings: Settings, name: str, on_step: OnStep = lambda step: None) -> dict[str, Any]:
+    """Back to the state before the first configuration, packages excepted: the configuration is saved below /root, then
+    services, units, configuration and data go. VerbError while etcd knows this node as a member, or does not answer.
+    """
+    refused = membership_problem(settings, name)
+    if refused:
+        raise VerbError(refused)
+    work = _Work(on_step)
+    saved = Path(SAVED.format(at=datetime.datetime.now(datetime.UTC)))
+    try:
+        shutil.copytree(CONFIG, saved / "etc-chefha")
+        saved.chmod(0o700)
+        for unit in _unit_files(settings, name):
+            shutil.copy2(unit, saved)
+    except OSError as error:
+        raise VerbError(
+            f"cleanse: the configuration cannot be saved in {saved}: {error}; nothing was removed"
+        ) from None
+    work.step(f"configuration saved in {saved}")
+    _stop(settings, name, "cleanse", work)
+    gone = list(_remove_units(settings, name, work))
+    for path in doomed(settings, name):
+        if path.exists() or path.is_symlink():
+            try:
+                _remove(path)
+            except OSError as error:
+                raise VerbError(f"cleanse: {path} cannot be removed: {error}; mend that and run it again") from None
+            gone.append(path)
+            work.step(f"{path} removed")
+    return {"saved": str(saved), "removed": [str(path) for path in gone], "steps": work.steps}
+
+
+def membership_problem(settings: Settings, name: str) -> str:
+    """Why this node must not be cleansed: it is a member still, or nobody can say; "" if it is none."""
+    if name not in settings.members:
+        return ""
+    leads, _ = leadership(settings, name, postgresql_runs=False)
+    if leads:
+        return f"cleanse: {name} leads the cluster; hand over with chef-backend-ctl demote, then remove it from another"
+    client = etcd_client(settings, name, ETCD_DEADLINE)
+    try:
+        if settings.etcd_endpoints:
+            member = client.get(f"members/{name}") is not None
+        else:
+            own = peer_url(settings, name)
+            member = any(one.name == name or own in one.peer_urls for one in confirmed_members(client))
+    except (EtcdError, OSError) as error:
+        return (
+            f"cleanse: etcd does not answer with a quorum ({error}), so nobody can say whether {name} is a member; "
+            "nothing was changed. chef-backend-ctl uninstall stops everything and keeps the data"
+        )
+    finally:
+        client.close()
+    if member:
+        return (
+            f"cleanse: {name} is still a member of the cluster {settings.cluster}; stop it (chef-backend-ctl stop), "
+            f"then run on another member: chef-backend-ctl remove-node {name}"
+        )
+    return ""
+
+
+def doomed(settings: Settings, name: str) -> list[Path]:
+    """What cleanse removes besides units: data, traces, and last the configuration that says where they are."""
+    found = [Path(DATA), Path(RUN), Path(BEACON)]
+    if name in settings.members:
+        places = Places.of(settings)
+        lock = places.home / ".lock"
+        found += [places.data, places.fresh, places.old, places.rewinding, places.role_conf, places.pgpass, lock]
+        if not settings.etcd_endpoints:
+            found.append(Path(settings.etcd.data_dir))
+        if settings.search.flavor != "none":
+            search = settings.search
+            found += [Path(search.data_dir), Path(search.log_dir), Path(CACHE), Path(SYSCTL_FILE)]
+    return [*found, Path(CONFIG)]
+
+
+def what_cleanse_does(settings: Settings, name: str) -> str:
+    """For the question before it."""
+    paths = ", ".join(str(path) for path in doomed(settings, name) if path.exists())
+    return (
+        f"all services of this node stop, and this is deleted for good (the configuration is saved in /root): {paths}"
+    )
+
+
+UNINSTALL_DOES = "all services of this node stop and are no longer started; data and configuration stay"
+
+
+def _stop(settings: Settings, name: str, verb: str, work: _Work) -> None:
+    try:
+        control(settings, name, "stop", timeout=STOP, on_step=work.adopt)
+    except VerbError as error:
+        raise VerbError(f"{verb}: {error}; nothing was removed") from None
+
+
+def _unit_files(settings: Settings, name: str) -> Iterator[Path]:
+    """chefha's own units on this node, and its drop-in of the minion's."""
+    units = [unit for unit in services_of(settings, name).values() if unit.startswith("chefha-")]
+    for path in [*(Path(UNITS, unit) for unit in [*units, FIREWALL_UNIT]), Path(MINION_DROP_IN)]:
+        if path.is_file():
+            yield path
+
+
+def _remove_units(settings: Settings, name: str, work: _Work) -> list[Path]:
+    gone = list(_unit_files(settings, name))
+    for path in gone:
+        if path.name.startswith("chefha-"):
+            with contextlib.suppress(UnitError):  # one that is not enabled, or not loaded
+                systemd.systemctl("disable", "--now", path.name)
+        path.unlink()
+    with contextlib.suppress(OSError):
+        Path(MINION_DROP_IN).parent.rmdir()
+    Path(FIREWALL_FILE).unlink(missing_ok=True)
+    try:
+        systemd.systemctl("daemon-reload")
+    except UnitError as error:
+        raise VerbError(f"the units are gone, and systemd was not told: {error}") from None
+    work.step("units and firewall removed")
+    return gone
+
+
+def _remove(path: Path) -> None:
+    """A file or a folder, and where a link leads; of a folder that is a file system's own what is in it."""
+    if path.is_symlink() and path.exists():
+        _remove_tree(path.resolve())
+    _remove_tree(path)
+
+
+def _remove_tree(path: Path) -> None:
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    for inner in path.iterdir():
+        _remove_tree(inner)
+    try:
+        path.rmdir()
+    except OSError as error:
+        if error.errno != errno.EBUSY:  # something is mounted there
+            raise
+
+
+@dataclass
+class _Work:
+    """Steps as they are done."""
+
+    on_step: OnStep
+    began: float = field(default_factory=time.monotonic)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+    def step(self, text: str) -> None:
+        self.adopt({"step": text, "seconds": 0.0, "outcome": "done"})
+
+    def adopt(self, row: dict[str, Any]) -> None:
+        """A step, timed from the beginning of this verb."""
+        self.steps.append({**row, "seconds": round(time.monotonic() - self.began, 3)})
+        self.on_step(self.steps[-1])
