@@ -15,7 +15,6 @@ from chefha_core.model import EtcdView, MemberReport, PgState, Position, format_
 from chefha_core.parts.etcd import EtcdMember
 from chefha_core.parts.search import SearchClient, SearchHealth
 from chefha_core.settings import Settings
-from chefha_core.verbs import frontend_status
 from chefha_core.verbs.reach import etcd_client
 
 #: seconds for each question; the whole verb takes little more
@@ -39,6 +38,8 @@ class Answers:
 def cluster_status(settings: Settings, name: str, deadline: float = DEADLINE) -> dict[str, Any]:
     """The whole cluster as plain data, seen from the member or the front end ``name``."""
     if name in settings.frontends:
+        from chefha_core.verbs import frontend_status  # loads psycopg2, which a member's answer need not wait for
+
         return frontend_status.report(settings, *frontend_status.ask(settings, deadline))
     return report(settings, ask(settings, name, deadline))
 
