@@ -63,6 +63,11 @@ class Deployment:
             self._machines.check(MASTER, ["mkdir", "-p", FRONTEND_FILES])
             self._machines.write(MASTER, {f"{FRONTEND_FILES}/{STAND_IN}": self._stand_in})
 
+    def renumber(self, version: str) -> None:
+        """Give the tree on the master another version number, everywhere it must stand."""
+        edit = f"xargs sed -i 's/^__version__ = .*/__version__ = \"{version}\"/'"
+        self._machines.check(MASTER, ["sh", "-c", f"grep -rl '^__version__ = ' {SOURCE}/src {SOURCE}/_* | {edit}"])
+
     def build_wheel(self) -> str:
         """Build the project's wheel on the master, which needs no network for it; return its file name."""
         copy = f"{STATE}/build"

@@ -30,9 +30,10 @@ def salt_call(function: str, *arguments: str, timeout: float) -> Any:
     return answer(asked, done.stdout, done.returncode, done.stderr)
 
 
-def apply(*arguments: str, timeout: float) -> list[str]:
-    """Carry out ``state.apply chefha ARGUMENTS``: the states that changed (with test=True: would change) something."""
-    return changes(salt_call("state.apply", "chefha", *arguments, timeout=timeout))
+def apply(test: bool, timeout: float) -> list[str]:
+    """Apply chefha's states, with the modules that the master has: those that changed (``test``: would change) something."""
+    salt_call("saltutil.sync_all", timeout=timeout)  # a process of its own: what it brings is loaded by the next one
+    return changes(salt_call("state.apply", "chefha", "queue=True", f"test={test}", timeout=timeout))
 
 
 def changes(states: Any) -> list[str]:

@@ -27,8 +27,9 @@ def upgrade(whole: Whole, packages: bool, timeout: float, on_step: OnStep = lamb
     asked = f"upgrade of {whole.cluster}"
     began, steps = time.monotonic(), list[dict[str, Any]]()
 
-    def passed(node: str, step: str, outcome: str = "done") -> None:
-        row = {"node": node, "step": step, "seconds": round(time.monotonic() - began, 1), "outcome": outcome}
+    def passed(node: str, step: str, outcome: str = "done", at: float | None = None) -> None:
+        seconds = time.monotonic() - began if at is None else at
+        row = {"node": node, "step": step, "seconds": round(seconds, 1), "outcome": outcome}
         steps.append(row)
         on_step(row)
 
@@ -37,6 +38,7 @@ def upgrade(whole: Whole, packages: bool, timeout: float, on_step: OnStep = lamb
     changed = []
     for number, name in enumerate(order):
         how = {"failover": number == len(order) - 1, "packages": packages, "timeout": timeout}
+        asked_at = time.monotonic() - began
         reply = whole.ask([name], "chefha.upgrade", how)[name]
         if reply.problem:
             passed(name, "upgrade", "failed")
@@ -44,7 +46,7 @@ def upgrade(whole: Whole, packages: bool, timeout: float, on_step: OnStep = lamb
                 passed(later, "upgrade", "not reached")
             raise Stopped(f"{asked} stopped at {name}: {reply.problem}; {_what_now(order, number)}", steps)
         for step in reply.data["steps"]:
-            passed(name, str(step["step"]))
+            passed(name, step["step"], step["outcome"], asked_at + step["seconds"])
         if reply.data["changed"]:
             changed.append(name)
     comment = "" if changed else "every member was so already: nothing changed"

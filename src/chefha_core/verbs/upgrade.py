@@ -169,7 +169,7 @@ class Member:
 
     def apply(self, test: bool, timeout: float) -> list[str]:
         """chefha's states, after whatever other states are being applied."""
-        return salt_call.apply("queue=True", f"test={test}", timeout=timeout)
+        return salt_call.apply(test, timeout)
 
     def outdated(self) -> list[str]:
         """By the kernel: the file that the main process was started from is gone."""
