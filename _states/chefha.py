@@ -43,7 +43,9 @@ def checked(name):
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": "the pillar is right"}
     try:
-        _core("layout.catalogue").checked(__pillar__.get("chefha"), __opts__["id"])
+        settings = _core("layout.catalogue").checked(__pillar__.get("chefha"), __opts__["id"])
+        if problem := _core("data_version").other_major(settings):
+            raise ValueError(problem)
     except (ValueError, CommandExecutionError) as error:
         # why the master handed out no secrets (ext_pillar chefha_secrets) says more than that they are missing
         why = [str(error), *([f"the master says: {said}"] if (said := __pillar__.get("chefha_problem")) else [])]

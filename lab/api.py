@@ -130,6 +130,19 @@ class Lab:
             self._salt.accept_keys()
             self._salt.await_minions()
 
+    def release(self, version: str) -> None:
+        """Put these sources on the master as another version of chefha, and its number into the pillar: what comes
+        before an upgrade. Nobody else has it yet.
+        """
+        deployment = Deployment(self.machines, self.stack, PROJECT)
+        with self.progress.step(f"version {version} to the master"):
+            deployment.put()
+            deployment.renumber(version)
+            wheel = deployment.build_wheel()
+            deployment.write_pillar(wheel)
+            deployment.make_secrets(wheel)
+            self._salt.restart_master()
+
     # ---- at work
 
     def exec(

@@ -74,6 +74,11 @@ class Deployment:
         key = repository.ensure(self._machines, self._stack, stand_ins)
         self._repository = {"repository": repository.LINE, "repository_key": key}
 
+    def renumber(self, version: str) -> None:
+        """Give the tree on the master another version number, everywhere it must stand."""
+        edit = f"xargs sed -i 's/^__version__ = .*/__version__ = \"{version}\"/'"
+        self._machines.check(MASTER, ["sh", "-c", f"grep -rl '^__version__ = ' {SOURCE}/src {SOURCE}/_* | {edit}"])
+
     def build_wheel(self) -> str:
         """Build the project's wheel on the master, which needs no network for it; return its file name."""
         copy = f"{STATE}/build"

@@ -58,7 +58,8 @@ def cluster(salt_factories: Any, etcd_url: str, tmp_path_factory: pytest.TempPat
     (folder / "pillar").mkdir()
     (folder / "pillar" / "top.sls").write_text("base: {'*': [chefha]}\n")
     (folder / "pillar" / "chefha.sls").write_text(json.dumps({"chefha": pillar(etcd_url)}))
-    reactor = {"reactor": [{"salt/beacon/*/chefha_leader/leader_change": ["salt://reactor/leader_change.sls"]}]}
+    reactor: dict[str, Any] = {"module_dirs": [str(REPOSITORY)]}
+    reactor |= {"reactor": [{"salt/beacon/*/chefha_leader/leader_change": ["salt://reactor/leader_change.sls"]}]}
     master = salt_factories.salt_master_daemon("master", overrides={**tree, **reactor, "interface": "127.0.0.1"})
     leaderls = {name: FakeLeaderl(name) for name in MINIONS}
     servers, minions = [], []
@@ -73,7 +74,7 @@ def cluster(salt_factories: Any, etcd_url: str, tmp_path_factory: pytest.TempPat
         minions.append(master.salt_minion_daemon(name, overrides=overrides))
     etcd = EtcdClient([etcd_url], prefix="/chefha/test", timeout=2.0)
     with master.started(), minions[0].started(), minions[1].started():
-        found = Cluster(master, etcd, leaderls, master.salt_cli())
+        found = Cluster(master, etcd, leaderls, master.salt_cli(), dict(zip(MINIONS, minions, strict=True)))
         await_watchers(found)
         yield found
     for server in servers:

@@ -61,6 +61,7 @@ class Cluster:
     etcd: EtcdClient
     leaderls: dict[str, FakeLeaderl]
     cli: Any
+    minions: dict[str, Any]
 
     def lead(self, name: str, epoch: int, state: str) -> float:
         """Write the leader key; the clock just before."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from tests.commands_page import COMMANDS, commands
 from tests.pages import is_current
 from tests.ports_page import PORTS, policy, tried, with_section
 
@@ -28,6 +29,10 @@ def test_the_table_of_times_is_that_of_the_code() -> None:
 
 def test_the_page_of_the_pillar_is_that_of_the_code() -> None:
     is_current(DOCS / "pillar.md", reference())
+
+
+def test_the_page_of_commands_is_that_of_the_code() -> None:
+    is_current(COMMANDS, with_section(COMMANDS.read_text(encoding="utf-8"), "verbs", commands()))
 
 
 def test_the_page_of_ports_is_the_policy_of_the_firewall() -> None:

@@ -93,7 +93,19 @@ def test_cluster_status_of_a_healthy_cluster() -> None:
         "be2   192.0.2.12  1f    follower  follower",
         "be3   192.0.2.13  2f    follower  follower",
     ]
+    assert cluster_status.table(data, wide=True).splitlines()[:3] == [
+        "Name  IP          GUID  Role      PG        Follows  Lag  Eligible  Blocked",
+        "be1   192.0.2.11  0f    leader    leader    -        0    -         no",
+        "be2   192.0.2.12  1f    follower  follower  be1      100  yes       no",
+    ]
     json.dumps(data)
+
+
+def test_the_wide_form_says_who_cannot_take_over() -> None:
+    data = report(SETTINGS, Answers(with_be2(failover=False), (), {}))
+    assert data["members"][1]["why_not_eligible"] == "failover is switched off for be2"
+    assert cluster_status.table(data, wide=True).splitlines()[2].split()[-2:] == ["no", "yes"]
+    assert report(SETTINGS, Answers())["members"][0]["why_not_eligible"] == "etcd does not answer"
 
 
 def test_f14_a_member_that_says_nothing_is_offline_and_says_so() -> None:

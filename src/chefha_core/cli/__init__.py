@@ -1,4 +1,5 @@
-"""The shell command ``chef-backend-ctl``: the verbs on this node. Errors are one sentence on stderr and exit code 1.
+"""The shell command ``chef-backend-ctl``: the verbs on this node. Errors are one sentence on stderr and exit code 1;
+with --json also ``{"error": …}`` on stdout, so that whoever reads it always finds one JSON object there.
 
 One module per group of verbs. Each has ``add(parsers)``, and imports what its verbs need only when one is carried out:
 `cluster-status` must answer within half a second.
@@ -6,7 +7,9 @@ One module per group of verbs. Each has ``add(parsers)``, and imports what its v
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import json
 import sys
 from collections.abc import Sequence
 
@@ -36,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         wanted.run(wanted)
     except (VerbError, SettingsError) as error:
+        if getattr(wanted, "json", False):
+            print(json.dumps({"error": str(error)}))
         print(f"chef-backend-ctl: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -50,3 +55,8 @@ def _parsers(words: Sequence[str]) -> Parsers:
     for group in asked or GROUPS:
         importlib.import_module(f"{__name__}.{group}").add(parsers)
     return parsers
+
+
+def all_parsers() -> dict[str, argparse.ArgumentParser]:
+    """Every verb with its parser."""
+    return _parsers([]).verbs

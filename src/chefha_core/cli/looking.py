@@ -12,7 +12,9 @@ from chefha_core.settings import Settings, load
 
 def add(parsers: Parsers) -> None:
     """Declare the verbs of this group."""
-    takes_json(parsers.verb("cluster-status", _cluster_status, "one row per member"))
+    made = parsers.verb("cluster-status", _cluster_status, "one row per member")
+    made.add_argument("--wide", action="store_true", help="also whom each follows, bytes behind, who may take over")
+    takes_json(made)
     made = parsers.verb("status", _status, "the services of this node")
     made.add_argument("service", nargs="?", default="", help="only this one")
     made.add_argument("--simple", action="store_true", help="ask nobody else")
@@ -25,7 +27,7 @@ def _cluster_status(wanted: argparse.Namespace) -> None:
     from chefha_core.verbs import cluster_status
 
     data = cluster_status.cluster_status(*node())
-    show(data, cluster_status.table(data), wanted.json)
+    show(data, cluster_status.table(data, wanted.wide), wanted.json)
     for asked, problem in data["problems"].items():
         print(f"{asked}: {problem}", file=sys.stderr)
 

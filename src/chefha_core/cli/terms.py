@@ -24,6 +24,11 @@ class Parsers:
         )
         self._verbs = self.root.add_subparsers(dest="verb", required=True, metavar="VERB")
 
+    @property
+    def verbs(self) -> dict[str, argparse.ArgumentParser]:
+        """Those that were declared, by name."""
+        return dict(self._verbs.choices)
+
     def verb(self, name: str, run: Run, help: str, *, aliases: tuple[str, ...] = ()) -> argparse.ArgumentParser:
         """Declare a verb; `run` gets the parsed arguments."""
         made = self._verbs.add_parser(name, help=help, description=help, aliases=aliases)

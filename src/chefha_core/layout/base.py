@@ -26,19 +26,24 @@ def for_front_end(settings: Settings) -> Settings:
     return replace(settings, secrets=secrets, tls=replace(settings.tls, certificate="", key=""), backup=Backup())
 
 
+def package_names(settings: Settings) -> list[str]:
+    """Debian's packages of a member."""
+    version = settings.postgresql.version
+    etcd = [] if settings.etcd_endpoints else ["etcd-server", "etcd-client"]
+    return [f"postgresql-{version}", f"postgresql-client-{version}", "iproute2", "zstd", *etcd]
+
+
 def packages(settings: Settings, name: str) -> list[Wish]:
     """Debian's packages, none of whose own services may start: first masked, then installed."""
-    version = settings.postgresql.version
-    wanted = [f"postgresql-{version}", f"postgresql-client-{version}", "iproute2", "zstd"]
-    masks = [masked("postgresql.service")]
-    if not settings.etcd_endpoints:
-        wanted += ["etcd-server", "etcd-client"]
-        masks.append(masked("etcd.service"))
+    masks = [masked("postgresql.service")] + ([] if settings.etcd_endpoints else [masked("etcd.service")])
     return [
         folder("/etc/postgresql-common"),
         text_file(CREATE_CLUSTER, "create_main_cluster = false\n"),
         *masks,
-        Wish("pkg.installed", {"name": "chefha", "pkgs": wanted, "refresh": None, "install_recommends": False}),
+        Wish(
+            "pkg.installed",
+            {"name": "chefha", "pkgs": package_names(settings), "refresh": None, "install_recommends": False},
+        ),
         folder(DATA),
     ]
 

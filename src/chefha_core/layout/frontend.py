@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chefha_core.chef_server import chef_server_rb, fqdn_of
-from chefha_core.layout.leaderl import CTL, ctl_text
+from chefha_core.layout.leaderl import command
 from chefha_core.layout.repository import repository
 from chefha_core.layout.wish import Wish, folder, text_file
 from chefha_core.settings import Frontend, Settings
@@ -43,7 +43,7 @@ def frontend_base(settings: Settings, name: str) -> list[Wish]:
     """The authority that the back end's certificate comes from, and chef-backend-ctl."""
     tls = settings.tls
     authority = [folder(tls.directory), text_file(f"{tls.directory}/ca.crt", tls.ca)] if tls.enabled else []
-    return [*authority, text_file(CTL, ctl_text(), mode="0755")]
+    return [*authority, *command(settings)]
 
 
 def frontend_config(settings: Settings, name: str) -> list[Wish]:

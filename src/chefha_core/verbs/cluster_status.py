@@ -15,12 +15,14 @@ from chefha_core.model import EtcdView, MemberReport, PgState, Position, format_
 from chefha_core.parts.etcd import EtcdMember
 from chefha_core.parts.search import SearchClient, SearchHealth
 from chefha_core.settings import Settings
-from chefha_core.verbs import frontend_status
+from chefha_core.verbs.handover import unfitness
 from chefha_core.verbs.reach import etcd_client
 
 #: seconds for each question; the whole verb takes little more
 DEADLINE = 1.0
 ES = {"ES": "search"}
+#: more columns on demand: bytes behind the leader, whether it can take over by plan, whether its failover is off
+WIDE = ["Follows", "Lag", "Eligible", "Blocked"]
 COLUMNS = {"Name": "name", "IP": "ip", "GUID": "guid", "Role": "role", "PG": "pg"}
 
 
@@ -39,6 +41,8 @@ class Answers:
 def cluster_status(settings: Settings, name: str, deadline: float = DEADLINE) -> dict[str, Any]:
     """The whole cluster as plain data, seen from the member or the front end ``name``."""
     if name in settings.frontends:
+        from chefha_core.verbs import frontend_status  # loads psycopg2, which a member's answer need not wait for
+
         return frontend_status.report(settings, *frontend_status.ask(settings, deadline))
     return report(settings, ask(settings, name, deadline))
 
@@ -102,6 +106,7 @@ def report(settings: Settings, answers: Answers) -> dict[str, Any]:
     leader = view.leader if view else None
     guids = {member.name: member.id_hex for member in answers.members}
     rows = [_row(name, str(address), answers, guids) for name, address in settings.members.items()]
+    rows = [{**row, **_standing(settings, view, row)} for row in rows]
     if settings.search.flavor == "none":
         rows = [{**row, "search": None} for row in rows]
     holders = [row["name"] for row in rows if row["vip"]]
@@ -157,6 +162,16 @@ def _row(name: str, address: str, answers: Answers, guids: Mapping[str, str]) ->
     }
 
 
+def _standing(settings: Settings, view: EtcdView | None, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Whom a member follows, and why it cannot take over by plan ("" if it can, None if it leads)."""
+    leader = view.leader.name if view and view.leader else None
+    unfit = unfitness(settings, view, row["name"]) if view else "etcd does not answer"
+    return {
+        "follows": leader if row["pg"] == "follower" else None,
+        "why_not_eligible": None if row["name"] == leader else unfit,
+    }
+
+
 def pg_word(state: PgState, streaming: bool) -> str:
     """The four words for a member's PostgreSQL."""
     if state is PgState.PRIMARY:
@@ -184,11 +199,22 @@ def leader_position(view: EtcdView | None) -> Position | None:
     return Position(view.leader.timeline, view.leader.lsn) if view.leader.lsn else None
 
 
-def table(data: Mapping[str, Any]) -> str:
-    """The rows as chef-backend-ctl prints them."""
+def table(data: Mapping[str, Any], wide: bool = False) -> str:
+    """The rows as chef-backend-ctl prints them; ``wide``: also whom each follows, how far behind, and who may lead."""
     shown = COLUMNS | (ES if data.get("search") else {})
-    cells = [[str(row[key]) for key in shown.values()] for row in data["members"]]
-    return columns([list(shown), *cells])
+    rows = [[str(row[key]) for key in shown.values()] for row in data["members"]]
+    head = list(shown)
+    if wide:
+        head += WIDE
+        rows = [cells + _wide(row) for cells, row in zip(rows, data["members"], strict=True)]
+    return columns([head, *rows])
+
+
+def _wide(row: Mapping[str, Any]) -> list[str]:
+    lag, why = row.get("lag_bytes"), row.get("why_not_eligible")
+    eligible = "-" if why is None else "no" if why else "yes"
+    blocked = {True: "no", False: "yes"}.get(row.get("failover"), "-")  # type: ignore[arg-type]
+    return [str(row.get("follows") or "-"), "-" if lag is None else str(lag), eligible, blocked]
 
 
 def columns(rows: list[list[str]]) -> str:

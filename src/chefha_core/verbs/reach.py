@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from chefha_core.leaderl.http import SOCKET, ask_local
 from chefha_core.parts.etcd import EtcdClient, TlsFiles
 from chefha_core.parts.etcd_access import member_user
 from chefha_core.settings import Settings
@@ -50,6 +49,8 @@ def leaderl_converge(epoch: int, timeout: float, path: Path | None = None) -> di
 
 
 def _ask(method: str, url: str, body: dict[str, Any] | None, timeout: float, path: Path | None) -> dict[str, Any]:
+    from chefha_core.leaderl.http import SOCKET, ask_local  # most verbs do without, and are the faster for it
+
     try:
         answer = ask_local(method, url, body, timeout, path or SOCKET)
     except TimeoutError:

@@ -1,0 +1,51 @@
+"""python -m bench.shell: what chef-backend-ctl takes on a back end of the lab that is up; nothing is changed.
+
+Warm: 20 runs one after the other. Cold: before each run the kernel forgets what it has cached of Salt's Python's files,
+as after a boot; the services stay warm.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from lab.api import Lab, LabError
+from lab.deploy import PYTHON
+from lab.topology import BACKENDS
+
+RUNS = 20
+VERBS = ("cluster-status", "status", "status --simple", "version")
+SCRIPT = f"""
+import os, pathlib, statistics, subprocess, sys, time
+FILES = [path for path in pathlib.Path("{PYTHON}").parents[1].rglob("*") if path.is_file()]
+def forget():
+    for path in FILES:
+        number = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(number, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(number)
+for verb in sys.argv[1:]:
+    for how in ("warm", "cold"):
+        times = []
+        for _ in range({RUNS}):
+            if how == "cold":
+                forget()
+            began = time.perf_counter()
+            subprocess.run(["chef-backend-ctl", *verb.split()], stdout=subprocess.DEVNULL, check=True)
+            times.append(time.perf_counter() - began)
+        print(f"{{verb:16}} {{how}}  {{min(times):.3f}} / {{statistics.median(times):.3f}} / {{max(times):.3f}}")
+"""
+
+
+def main() -> int:
+    """Print the table; 1 if there is no lab, or a verb failed."""
+    print(f"chef-backend-ctl on {BACKENDS[0].name}, {RUNS} runs each, seconds: min / median / max", flush=True)
+    try:
+        code, text = Lab(quiet=True).exec(BACKENDS[0].name, [PYTHON, "-c", SCRIPT, *VERBS], timeout=600)
+    except LabError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    print(text, end="")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""upgrade of this member: what the pillar and the master's files say now, and the services that run it.
+
+The whole cluster must be well before and is waited for after; a leader hands over first. The states are applied by a
+process of their own (salt-call), because they replace the very library this one has loaded. ``rolling`` upgrades all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from chefha_core.layout.base import package_names
+from chefha_core.parts import salt_call
+from chefha_core.parts.salt_call import SaltFailed
+from chefha_core.settings import Settings
+from chefha_core.verbs import cluster_status, handover, in_turn, member, status
+from chefha_core.verbs.reach import VerbError, leaderl_status
+
+#: seconds in which a cluster that is asked whether it is well may become so: a report can be a moment old
+PATIENCE = 5.0
+#: seconds for a hand-over
+HANDOVER = 60.0
+OnStep = Callable[[dict[str, Any]], None]
+
+
+class Machine(Protocol):
+    """What an upgrade asks of a member."""
+
+    def look(self) -> Mapping[str, Any]:
+        """The cluster as cluster_status has it, with ``etcd_problem``."""
+
+    def hand_over(self) -> str:
+        """This member gives up leading; who leads now."""
+
+    def packages(self, timeout: float) -> list[str]:
+        """Debian's packages made as new as the sources have them; which changed."""
+
+    def apply(self, test: bool, timeout: float) -> list[str]:
+        """States applied; which changed something, or would."""
+
+    def outdated(self) -> list[str]:
+        """Units whose program was replaced since they started."""
+
+    def restart(self, unit: str, timeout: float) -> None:
+        """Restart one of them in this member's turn."""
+
+
+@dataclass
+class _Progress:
+    on_step: OnStep
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+
+    def done(self, step: str) -> None:
+        row = {"step": step, "seconds": round(time.monotonic() - self.began, 1), "outcome": "done"}
+        self.steps.append(row)
+        self.on_step(row)
+
+    def left(self, timeout: float) -> float:
+        """Seconds that are left of the time-out, one at least."""
+        return max(1.0, self.began + timeout - time.monotonic())
+
+
+def check(settings: Settings, name: str, machine: Machine | None = None) -> dict[str, Any]:
+    """Who leads, if an upgrade could begin now; VerbError if it could not. Changes nothing."""
+    return {"leader": _well("upgrade is refused", machine or Member(settings, name), PATIENCE)["leader"]}
+
+
+def upgrade(
+    settings: Settings,
+    name: str,
+    failover: bool = False,
+    packages: bool = False,
+    timeout: float = 900.0,
+    on_step: OnStep = lambda step: None,
+    machine: Machine | None = None,
+) -> dict[str, Any]:
+    """This member becomes what the pillar says; with ``failover`` it hands over first if it leads and anything would
+    change, with ``packages`` PostgreSQL's and etcd's packages are renewed too. VerbError, with where it ended.
+    """
+    machine, progress = machine or Member(settings, name), _Progress(on_step)
+    leads = _well("upgrade is refused", machine, PATIENCE)["leader"] == name
+    progress.done("the cluster is well")
+    if leads and not failover:
+        raise VerbError(
+            f"upgrade: {name} leads; upgrade the followers first, then this one with --failover, which hands over first"
+        )
+    try:
+        if leads and not packages and not machine.outdated() and not machine.apply(True, progress.left(timeout)):
+            progress.done("nothing to change")
+            return {"node": name, "changed": [], "steps": progress.steps}
+        if leads:
+            progress.done(f"{machine.hand_over()} leads")
+            _well("after the hand-over", machine, progress.left(timeout))
+        changed = machine.packages(progress.left(timeout)) if packages else []
+        changed += machine.apply(False, progress.left(timeout))
+        progress.done(f"states applied: {', '.join(changed) or 'nothing changed'}")
+        for unit in machine.outdated():
+            machine.restart(unit, progress.left(timeout))
+            progress.done(f"{unit} restarted with its new program")
+            changed.append(unit)
+    except SaltFailed as error:
+        raise VerbError(f"upgrade of {name}: {error}") from None
+    _well(f"upgrade of {name}: the states are applied, but", machine, progress.left(timeout))
+    progress.done("the cluster is well")
+    return {"node": name, "changed": changed, "steps": progress.steps}
+
+
+def _well(asked: str, machine: Machine, patience: float) -> Mapping[str, Any]:
+    """The cluster, once it is well; VerbError with what is not, after ``patience`` seconds."""
+    end = time.monotonic() + patience
+    while why := unwell(report := machine.look()):
+        if time.monotonic() > end:
+            raise VerbError(f"{asked}: the cluster is not well: {'; '.join(why)}")
+        time.sleep(0.5)
+    return report
+
+
+def unwell(report: Mapping[str, Any]) -> list[str]:
+    """Why a cluster must not lose another member now, as it is in cluster_status; pure."""
+    why = [f"{asked}: {problem}" for asked, problem in report["problems"].items()]
+    if report["etcd_problem"]:
+        why.append(report["etcd_problem"])
+    if report["leader_state"] != "leading":
+        why.append(f"{report['leader']} is {report['leader_state']}" if report["leader"] else "there is no leader")
+    if report["failover"] is False:
+        why.append("failover is off for the cluster (set-cluster-failover on)")
+    for row in report["members"]:
+        wanted = ("leader", "leader") if row["name"] == report["leader"] else ("follower", "follower")
+        if (row["role"], row["pg"]) != wanted:
+            why.append(f"{row['name']} is {row['role']}, its PostgreSQL {row['pg']}: {row['reason']}")
+        if report["search"] and row["search"] == "offline":
+            why.append(f"search on {row['name']} is offline")
+    return why
+
+
+@dataclass(frozen=True)
+class Member:
+    """This machine."""
+
+    settings: Settings
+    name: str
+
+    def look(self) -> Mapping[str, Any]:
+        """The cluster as cluster_status has it, with ``etcd_problem``."""
+        settings, name = self.settings, self.name
+        report = cluster_status.report(settings, cluster_status.ask(settings, name, cluster_status.DEADLINE))
+        etcd = (
+            "" if settings.etcd_endpoints else in_turn.own_etcd(settings, name) or in_turn.other_etcds(settings, name)
+        )
+        return {**report, "etcd_problem": etcd}
+
+    def hand_over(self) -> str:
+        """Whoever is eligible leads now."""
+        return str(handover.demote(self.settings, self.name, HANDOVER)["leader"])
+
+    def packages(self, timeout: float) -> list[str]:
+        """Only what is installed is renewed; nothing new comes."""
+        names = ",".join(package_names(self.settings))
+        done = salt_call.salt_call(
+            "pkg.install", f"pkgs=[{names}]", "only_upgrade=True", "refresh=True", timeout=timeout
+        )
+        if not isinstance(done, Mapping):
+            raise SaltFailed(f"the packages {names} could not be renewed: {done}")
+        return sorted(done)
+
+    def apply(self, test: bool, timeout: float) -> list[str]:
+        """chefha's states, after whatever other states are being applied."""
+        return salt_call.apply(test, timeout)
+
+    def outdated(self) -> list[str]:
+        """By the kernel: the file that the main process was started from is gone."""
+        units = status.units_of(self.settings)
+        rows = status.local({key: unit for key, unit in units.items() if key not in ("leaderl", "salt-minion")})
+        return [units[key] for key, row in rows.items() if row["pid"] and replaced(Path(f"/proc/{row['pid']}/exe"))]
+
+    def restart(self, unit: str, timeout: float) -> None:
+        """PostgreSQL of a follower at once, for leaderl judges it; etcd and search in this member's turn."""
+        if unit in in_turn.WELL:
+            in_turn.restart_in_turn(self.settings, self.name, unit, timeout)
+            return
+        if leaderl_status()["role"] == "leader":
+            raise VerbError(f"upgrade of {self.name}: it leads again, so {unit} is not restarted; try again")
+        in_turn.systemctl_restart(unit)
+        member.wait_until_well(member.member_problem, timeout)
+
+
+def replaced(exe: Path) -> bool:
+    """Whether the program behind a link of /proc is no longer on the disk, as after a package's upgrade."""
+    try:
+        return str(exe.readlink()).endswith(" (deleted)")
+    except OSError:
+        return False

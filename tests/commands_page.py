@@ -1,0 +1,55 @@
+"""docs/commands.md: every verb in its three forms, read from the parsers and from the loader modules' own docstrings."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+from pathlib import Path
+
+from tests.ports_page import table
+
+from chefha_core.cli import all_parsers
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = ROOT / "docs/commands.md"
+
+
+def commands() -> str:
+    """A row per verb: what it does, and how it is called in the shell, through Salt, by the runner."""
+    shell = {name.replace("-", "_"): parser for name, parser in all_parsers().items()}
+    modules, runners = functions("_modules"), functions("_runners")
+    rows = []
+    for verb in sorted({*shell, *modules, *runners}):
+        said = modules.get(verb) or runners.get(verb)
+        what = sentence(said) if said else str(shell[verb].description)
+        calls = [_usage(shell[verb]) if verb in shell else "", *(example(verb, found) for found in (modules, runners))]
+        rows.append([verb.replace("_", "-"), what, *(f"`{call}`" if call else "" for call in calls)])
+    return table(("verb", "what it does", "`chef-backend-ctl …`", "execution module", "runner"), rows)
+
+
+def functions(folder: str) -> dict[str, str]:
+    """Public functions of the loader modules in a folder, with their docstrings."""
+    found = {}
+    for path in sorted((ROOT / folder).glob("chefha*.py")):
+        for one in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(one, ast.FunctionDef) and not one.name.startswith("_"):
+                found[one.name] = ast.get_docstring(one) or ""
+    return found
+
+
+def sentence(doc: str) -> str:
+    """The first sentence of a docstring."""
+    text = " ".join(doc.split("\n\n")[0].split())
+    return re.split(r"(?<=[.;:]) ", text)[0].rstrip(".;:").replace("|", r"\|").replace("``", "`")
+
+
+def example(verb: str, docs: dict[str, str]) -> str:
+    """The first command of its CLI example; empty where there is no such function."""
+    lines = docs.get(verb, "").partition("CLI Example:")[2].splitlines()
+    return next((line.strip() for line in lines if line.strip().startswith("salt")), "")
+
+
+def _usage(parser: argparse.ArgumentParser) -> str:
+    words = " ".join(parser.format_usage().split()).partition("chef-backend-ctl ")[2]
+    return words.replace("[-h] ", "").replace(" [-h]", "").replace("|", r"\|")
