@@ -76,6 +76,7 @@ def observe(
         asserted_at=memory.asserted_at,
         prepared_for=memory.prepared_for,
         restarts=memory.restarts,
+        waits_since=memory.waits[1] if memory.waits[0] == pg.sync_names else 0,
         unfit=(memory.unfit if now < memory.unfit_until else "") or memory.search_unfit,
         failover=memory.electable(name),
     )

@@ -34,7 +34,9 @@ from chefha_core.verbs.reach import etcd_client
 log = logging.getLogger(__name__)
 
 #: keys whose change is worth a look at once; renewals and reports are not
-RINGS = ("candidates/", "intent", "config", "initialiser", "sync", "switches/")
+RINGS = (
+    "candidates/", "intent", "config", "initialiser", "sync", "switches/", "force", "alone", "removed/", "bootstrap",
+)  # fmt: skip
 #: seconds for which a follower must have been one before the data is deleted that its clone replaced
 PROVEN = 60.0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chefha_core.model import EtcdView, LeaderKey, LeaderState, Observation, PgState
+from chefha_core.model import EtcdView, LeaderKey, LeaderState, Observation, PgState, Position, SyncRule
 from chefha_core.plan import durability, handover
 from chefha_core.plan.commands import (
     Checkpoint,
@@ -12,6 +12,7 @@ from chefha_core.plan.commands import (
     KillPostgres,
     Plan,
     Promote,
+    PublishSync,
     ReleaseKey,
     Renew,
     Slots,
@@ -105,14 +106,37 @@ def _as_primary(seen: Observation, policy: Policy, key: LeaderKey) -> Plan:
 def _upkeep(seen: Observation, policy: Policy) -> list[Command]:
     """Slots, durability, the checkpoint others wait for: whatever is not as it should be."""
     assert seen.etcd is not None and seen.pg.position is not None
-    commands = durability.change(seen.etcd.sync, seen.pg.sync_names, policy.sync_rule, seen.name)[:1]
-    names = tuple(sorted(name for name in policy.members if name != seen.name))
+    wanted = _wanted_rule(seen.etcd, seen, policy)
+    commands = durability.change(seen.etcd.sync, seen.pg.sync_names, wanted, seen.name, _covered(seen, wanted))[:1]
+    if not commands and seen.etcd.alone and seen.etcd.sync == wanted and wanted != durability.alone(seen.name):
+        commands.append(PublishSync("nobody is alone any more", wanted))
+    names = tuple(sorted(name for name in policy.members if name != seen.name and name not in seen.etcd.removed))
     if set(seen.pg.slots) != set(names):
         commands.append(Slots("one slot for each other member", names))
     settled = seen.now >= seen.took_at + SETTLE
     if seen.pg.checkpoint_timeline != seen.pg.position.timeline and settled and not seen.job:
         commands.append(Checkpoint("others may rewind only after the new leader's first checkpoint"))
     return commands
+
+
+def _wanted_rule(etcd: EtcdView, seen: Observation, policy: Policy) -> SyncRule:
+    """The settings' rule; as long as nobody else has the data and nobody streams, the rule of one."""
+    streams = any(report.streaming for name, report in etcd.members.items() if name != seen.name)
+    if etcd.alone != seen.name or streams or not policy.sync_rule.numsync:
+        return policy.sync_rule
+    return durability.alone(seen.name)
+
+
+def _covered(seen: Observation, wanted: SyncRule) -> bool | None:
+    """Whether a second node of ``wanted`` has all that was acknowledged before commits waited for one; None if it is
+    not known since when they do."""
+    assert seen.etcd is not None and seen.pg.position is not None
+    if not wanted.numsync:
+        return True
+    if not seen.waits_since:
+        return None
+    held = [seen.etcd.members[name].position for name in wanted.voters if name != seen.name and name in seen.etcd.members]
+    return any(p is not None and p >= Position(seen.pg.position.timeline, seen.waits_since) for p in held)
 
 
 def _without_primary(seen: Observation, policy: Policy, key: LeaderKey) -> Plan:

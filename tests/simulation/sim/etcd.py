@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 #: keys whose change wakes every leaderl that watches
-RINGS = ("candidates/", "intent", "config", "initialiser", "sync")
+RINGS = ("candidates/", "intent", "config", "initialiser", "sync", "force", "alone", "removed/", "bootstrap")
 
 
 class Unanswered(Exception):
@@ -81,6 +81,10 @@ def view(snapshot: Snapshot, now: float, previous: EtcdView | None = None) -> Et
         timelines=frozenset(
             {row["timeline"] for row in history} | given | ({single["leader"].timeline} if single["leader"] else set())
         ),
+        force=single["force"],
+        alone=kvs["alone"].value if "alone" in kvs else "",
+        removed=frozenset(key[8:] for key in kvs if key.startswith("removed/")),
+        bootstrap=kvs["bootstrap"].value if "bootstrap" in kvs else "",
     )
 
 
@@ -89,6 +93,7 @@ _SINGLE: dict[str, Callable[[KeyValue], Any]] = {
     "config": lambda kv: ClusterConfig(**json.loads(kv.value)),
     "sync": codec.sync_rule,
     "intent": codec.intent,
+    "force": codec.force,
 }
 
 

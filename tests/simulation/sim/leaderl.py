@@ -50,6 +50,7 @@ class Leaderl(Owner):
         self.paused = False
         self.unfit, self.unfit_until = "", 0.0
         self.prepared_for = self.restarts = self.failed_rejoins = self.asked = 0
+        self.waits: tuple[tuple[str, ...], int] = ((), 0)
         self.probe, self.probed_at = Probe.UNKNOWN, -9.0
         self.job = ""
         self.job_task: Any = None
@@ -134,12 +135,12 @@ class Leaderl(Owner):
                 self.standing = False
         except Unanswered:
             self.view = None
-        now = self.clock()
+        now, facts = self.clock(), self.facts()
         return Observation(
             now=now,
             name=self.name,
             etcd=self.view,
-            pg=self.facts(),
+            pg=facts,
             last_etcd=self.last,
             lease=self.lease,
             address=self.host.has_address,
@@ -155,6 +156,7 @@ class Leaderl(Owner):
             handed_over=self.handed_over,
             prepared_for=self.prepared_for,
             restarts=self.restarts,
+            waits_since=self.waits[1] if self.waits[0] == facts.sync_names else 0,
             unfit=self.host.unfit or (self.unfit if now < self.unfit_until else ""),
             failover=self.host.failover,
         )
