@@ -122,6 +122,17 @@ def _formed(settings: Settings, other: str) -> bool:
     return root.formed and root.cluster == settings.cluster
 
 
+def vote_again(settings: Settings, formed_at: str) -> None:
+    """A node that was removed from the cluster has no vote (verb remove-node); whoever starts here has one again."""
+    client = SearchClient(settings.members[formed_at], settings.search.port, 2 * DEADLINE)
+    try:
+        client.include_voters()
+    except SearchError as error:
+        print(f"whether all search nodes may vote is not certain: {error}", file=sys.stderr)
+    finally:
+        client.close()
+
+
 def main() -> int:
     """Write both files; 2 with one sentence if that cannot be."""
     parser = argparse.ArgumentParser(description="decides how the search engine of a chefha member starts")
@@ -140,6 +151,8 @@ def main() -> int:
     except (SettingsError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
+    if found.formed_at:
+        vote_again(settings, found.formed_at)
     print(
         f"{found.formed_at or 'no other member'} is in a cluster: {' '.join(options(settings, found)) or 'no options'}"
     )

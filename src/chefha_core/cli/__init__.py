@@ -18,6 +18,7 @@ from chefha_core.verbs.reach import VerbError
 GROUPS = {
     "looking": ("cluster-status", "status", "version", "show-config"),
     "leading": ("promote", "demote", "converge", "set-cluster-failover", "set-node-failover"),
+    "members": ("bootstrap", "create-cluster", "join-cluster", "remove-node", "force-leader"),
     "samples": ("gen-server-config", "gen-sample-backend-config", "gen-secrets"),
 }
 

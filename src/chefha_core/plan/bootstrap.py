@@ -1,7 +1,8 @@
 """The first leader of a cluster, elected only where nobody and nothing knows one.
 
-initdb needs all three: etcd has no cluster, every member has reported an empty data directory (or somebody asked this
-node to begin without waiting for the others: verb bootstrap), and this node has won the claim in etcd. A data directory without a cluster in etcd is somebody's data: it is reported, never touched.
+initdb needs all three: etcd has no cluster, every member has reported an empty data directory (or the verb bootstrap
+asked this node to begin without waiting for the others), and this node has won the claim in etcd. A data directory
+without a cluster in etcd is somebody's data: it is reported, never touched.
 """
 
 from __future__ import annotations

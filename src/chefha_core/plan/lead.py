@@ -135,8 +135,9 @@ def _covered(seen: Observation, wanted: SyncRule) -> bool | None:
         return True
     if not seen.waits_since:
         return None
-    held = [seen.etcd.members[name].position for name in wanted.voters if name != seen.name and name in seen.etcd.members]
-    return any(p is not None and p >= Position(seen.pg.position.timeline, seen.waits_since) for p in held)
+    since = Position(seen.pg.position.timeline, seen.waits_since)
+    others = [report for name, report in seen.etcd.members.items() if name in wanted.voters and name != seen.name]
+    return any(report.position is not None and report.position >= since for report in others)
 
 
 def _without_primary(seen: Observation, policy: Policy, key: LeaderKey) -> Plan:

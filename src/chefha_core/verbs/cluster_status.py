@@ -114,10 +114,12 @@ def report(settings: Settings, answers: Answers) -> dict[str, Any]:
         "failover": view.config.failover if view and view.config else None,
         "durability": settings.durability,
         "voters": list(view.sync.voters) if view and view.sync else [],
+        "alone": (view.alone or None) if view else None,
+        "removed": sorted(view.removed) if view else [],
         "handover_asked": view.intent.to or "anybody" if view and view.intent else None,
         "search": _search(settings, answers),
         "members": rows,
-        "problems": dict(answers.problems),
+        "problems": {asked: why for asked, why in answers.problems.items() if not view or asked not in view.removed},
     }
 
 
@@ -139,11 +141,13 @@ def _row(name: str, address: str, answers: Answers, guids: Mapping[str, str]) ->
     unheard = said.reason if said else "says nothing: no leaderl runs there, or it is cut off"
     live = answers.live.get(name, {})
     position = said.position if said else None
+    if view and name in view.removed:
+        live, unheard = {}, "removed from the cluster; a machine that joins under its name takes its place"
     return {
         "name": name,
         "ip": address,
         "guid": guids.get(name, "-"),
-        "role": str(live.get("role") or (said.role if said else "-")),
+        "role": str(live.get("role") or (said.role if said else _absent(view, name))),
         "pg": pg_word(said.pg, said.streaming) if said else "offline",
         "search": str(live.get("search") or (said.search if said else "") or "offline"),
         "vip": bool(live.get("vip", False)),
@@ -154,6 +158,10 @@ def _row(name: str, address: str, answers: Answers, guids: Mapping[str, str]) ->
         "reason": str(live.get("reason") or unheard),
         "version": str(live.get("version") or (said.version if said else "")) or None,
     }
+
+
+def _absent(view: EtcdView | None, name: str) -> str:
+    return "removed" if view and name in view.removed else "-"
 
 
 def pg_word(state: PgState, streaming: bool) -> str:
