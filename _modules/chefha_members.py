@@ -3,7 +3,9 @@ Verbs about who is a member of a chefha cluster, and where nobody leads: bootstr
 force_leader. Salt merges them into module ``chefha``; they are thin over the library, as those are.
 """
 
-from salt.exceptions import SaltInvocationError
+import importlib
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 __virtualname__ = "chefha"
 
@@ -47,10 +49,42 @@ def create_cluster(**how):
     return bootstrap(**{name: value for name, value in how.items() if not name.startswith("__")})
 
 
+def join_cluster(peer, publish_address="", vip_interface="", secrets_file="", recovery=False):
+    """
+    Make this machine a peer of the cluster: secrets where Salt has none, its states, and the wait until it follows.
+
+    peer
+        Name or address of a member that runs.
+    publish_address, vip_interface
+        Which address of this machine is its own, and which interface gets the VIP.
+    secrets_file
+        Path on this machine of what ``chef-backend-ctl show-config --secrets FILE`` wrote on a peer.
+    recovery
+        Let in again who was removed, or who is left behind; what it holds and the leader does not is put aside.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt be3 chefha.join_cluster be1
+    """
+    if not isinstance(peer, str) or not peer:
+        raise SaltInvocationError(f"chefha.join_cluster: peer is {peer!r}; expected the name or address of a member")
+    words = [str(publish_address), str(vip_interface), str(secrets_file), _flag("recovery", recovery)]
+    try:
+        joining = importlib.import_module("chefha_core.verbs.join_cluster")
+    except ImportError as error:
+        raise CommandExecutionError(f"the chefha library is not in Salt's Python on this minion: {error}") from error
+    try:
+        return joining.join_cluster(joining.Wish(peer, *words))
+    except importlib.import_module("chefha_core.verbs.reach").VerbError as error:
+        raise CommandExecutionError(str(error)) from error
+
+
 def remove_node(node, timeout=30):
     """
-    Take a member that is off for good out of the cluster: its status, its member of etcd, its replication slot, its vote
-    in search. Refused for this node, and for one that is still running.
+    Take a member that is off for good out of the cluster: its status, its member of etcd, its replication slot, its
+    vote in search. Refused for this node, and for one that is still running.
 
     node
         The member's name or address.

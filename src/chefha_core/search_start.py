@@ -24,6 +24,8 @@ from chefha_core.parts.search import SearchClient, SearchError
 from chefha_core.search_engine import CONFIG, START, START_JAVA, engine_of, home_pattern, initial_setting, own_config
 from chefha_core.settings import SETTINGS_FILE, Search, Settings, load
 
+#: asks for a first cluster of this node alone; made by the verb bootstrap as long as it lasts
+ALONE = Path("/run/chefha/search-alone")
 #: seconds that another member has to say whether it is in a cluster
 DEADLINE = 2.0
 #: below this the engine refuses to start, unless it maps no memory
@@ -45,6 +47,8 @@ class Found:
     max_map_count: int
     #: whether the engine comes with TLS and users
     secured: bool
+    #: the only one that may form the first cluster, "" if all members may
+    alone: str = ""
 
 
 def options(settings: Settings, found: Found) -> list[str]:
@@ -52,7 +56,7 @@ def options(settings: Settings, found: Found) -> list[str]:
     search = settings.search
     chosen = []
     if not found.formed_at:
-        chosen.append(f"{initial_setting(search)}={','.join(sorted(settings.members))}")
+        chosen.append(f"{initial_setting(search)}={found.alone or ','.join(sorted(settings.members))}")
     if found.secured:
         chosen.append(engine_of(search).security[1])
     if found.max_map_count < LEAST_MAPS and "node.store.allow_mmap" not in search.parameters:
@@ -91,6 +95,7 @@ def look(settings: Settings, name: str) -> Found:
         formed_at=formed_elsewhere(settings, name),
         max_map_count=int(Path("/proc/sys/vm/max_map_count").read_text(encoding="ascii")),
         secured=Path(home, engine.security[0]).is_dir(),
+        alone=name if ALONE.exists() else "",
     )
 
 

@@ -15,6 +15,14 @@ def add(parsers: Parsers) -> None:
     made.add_argument("--elasticsearch-wait-time", type=float, default=30.0, metavar="S", help="for search (30)")
     takes_yes(made)
     takes_json(made)
+    made = parsers.verb("join-cluster", _join_cluster, "make this node a peer of the cluster that PEER_IP is in")
+    made.add_argument("peer", metavar="PEER_IP", help="a member that runs")
+    made.add_argument("-p", "--publish-address", default="", metavar="IP", help="which address of this node is its own")
+    made.add_argument("-i", "--vip-interface", default="", metavar="IF", help="interface that gets the VIP here")
+    made.add_argument("-s", "--secrets-file-path", default="", metavar="PATH", help="secrets, where Salt has none")
+    made.add_argument("--recovery", action="store_true", help="let in again who was removed or left behind")
+    takes_yes(made)
+    takes_json(made)
     made = parsers.verb("remove-node", _remove_node, "take a member that is off for good out of the cluster")
     made.add_argument("node", metavar="NODE", help="name or address")
     takes_yes(made)
@@ -35,6 +43,18 @@ def _bootstrap(wanted: argparse.Namespace) -> None:
     waits = wanted.etcd_wait_time, wanted.elasticsearch_wait_time
     done = bootstrap.bootstrap(settings, name, wanted.quorum_loss_recovery, *waits, show_step)
     show(done, f"{done['leader']} leads epoch {done['epoch']}, alone until another node has joined it", wanted.json)
+
+
+def _join_cluster(wanted: argparse.Namespace) -> None:
+    from chefha_core.verbs import join_cluster
+
+    wish = join_cluster.Wish(
+        wanted.peer, wanted.publish_address, wanted.vip_interface, wanted.secrets_file_path, wanted.recovery
+    )
+    if wanted.recovery:
+        confirm(wanted, "what this node holds and the leader does not is put aside")
+    done = join_cluster.join_cluster(wish, show_step)
+    show(done, f"{done['node']} is {done['role']}, after {done['seconds']} s", wanted.json)
 
 
 def _remove_node(wanted: argparse.Namespace) -> None:

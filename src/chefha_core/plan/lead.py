@@ -106,16 +106,23 @@ def _as_primary(seen: Observation, policy: Policy, key: LeaderKey) -> Plan:
 def _upkeep(seen: Observation, policy: Policy) -> list[Command]:
     """Slots, durability, the checkpoint others wait for: whatever is not as it should be."""
     assert seen.etcd is not None and seen.pg.position is not None
-    wanted = _wanted_rule(seen.etcd, seen, policy)
-    commands = durability.change(seen.etcd.sync, seen.pg.sync_names, wanted, seen.name, _covered(seen, wanted))[:1]
-    if not commands and seen.etcd.alone and seen.etcd.sync == wanted and wanted != durability.alone(seen.name):
-        commands.append(PublishSync("nobody is alone any more", wanted))
+    commands = _durability(seen, seen.etcd, policy) if seen.job != "SetSync" else []
     names = tuple(sorted(name for name in policy.members if name != seen.name and name not in seen.etcd.removed))
     if set(seen.pg.slots) != set(names):
         commands.append(Slots("one slot for each other member", names))
     settled = seen.now >= seen.took_at + SETTLE
     if seen.pg.checkpoint_timeline != seen.pg.position.timeline and settled and not seen.job:
         commands.append(Checkpoint("others may rewind only after the new leader's first checkpoint"))
+    return commands
+
+
+def _durability(seen: Observation, etcd: EtcdView, policy: Policy) -> list[Command]:
+    """The next step towards the rule that should hold. Not while PostgreSQL is being told whom to wait for: what it
+    was seen to wait for may be over, and etcd must not promise more."""
+    wanted = _wanted_rule(etcd, seen, policy)
+    commands = durability.change(etcd.sync, seen.pg.sync_names, wanted, seen.name, _covered(seen, wanted))[:1]
+    if not commands and etcd.alone and etcd.sync == wanted and wanted != durability.alone(seen.name):
+        return [PublishSync("nobody is alone any more", wanted)]
     return commands
 
 

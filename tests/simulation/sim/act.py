@@ -79,6 +79,8 @@ def _take(node: Leaderl, cmd: c.TakeKey) -> Steps:
     node.restarts = 0
     node.handed_over = not cmd.compared
     node.world.tell(node.name, f"took the key: epoch {cmd.epoch}, timeline {cmd.timeline}, {cmd.cause}")
+    if cmd.force:
+        node.world.give_up_what_is_lost(node.host)
     node.world.react(cmd.epoch)
     return True
 

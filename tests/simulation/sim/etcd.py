@@ -106,6 +106,7 @@ class Etcd:
         self.kvs: dict[str, KeyValue] = {}
         self.leases: dict[str, float] = {}
         self.stopped: set[str] = set()
+        self.members = set(world.names)
         self.leader = ""
         self._electing = False
         self._said: object = None
@@ -165,8 +166,8 @@ class Etcd:
         return one == other or (reach(one, other, "etcd") and reach(other, one, "etcd"))
 
     def _leads(self, name: str) -> bool:
-        alive = [m for m in self.world.names if self._alive(m)]
-        return name in alive and sum(self._pair(name, m) for m in alive) >= 2
+        alive = [m for m in self.world.names if m in self.members and self._alive(m)]
+        return name in alive and 2 * sum(self._pair(name, m) for m in alive) > len(self.members)
 
     @property
     def available(self) -> bool:
@@ -198,7 +199,12 @@ class Etcd:
         if not self.leader:
             return ""
         for member in (host, *(n for n in self.world.names if n != host)):
-            if self._alive(member) and self.world.reach(host, member, "etcd") and self._pair(member, self.leader):
+            if (
+                member in self.members
+                and self._alive(member)
+                and self.world.reach(host, member, "etcd")
+                and self._pair(member, self.leader)
+            ):
                 return member
         return ""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 
 from chefha_core.model import LeaderKey
+from sim import losses
 from sim.host import Host
 from sim.world import NAMES, World
 
@@ -241,6 +242,9 @@ _FAULTS = {
     "unfit": _unfit,
     "wipe": _wipe,
     "trap": _trap,
+    "two of three lost but": losses.two_of_three_lost,
+    "force to lead": losses.force_leader,
+    "remove and replace": losses.removed_and_replaced,
 }
 
 _COMMANDS = (
@@ -311,5 +315,8 @@ faults: st.SearchStrategy[Fault] = st.one_of(
     _fault("unfit"),
     _fault("crash all", target=_any),
     _fault("wipe"),
+    _fault("two of three lost but"),
+    _fault("force to lead", st.sampled_from(("", "accept"))),
+    _fault("remove and replace"),
 )
 scripts = st.lists(faults, max_size=12)

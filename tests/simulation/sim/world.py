@@ -205,12 +205,20 @@ class World:
     def _acknowledged(self, name: str, record: int) -> None:
         self.acknowledged.append(record)
         key = self.leader
-        if self.durability == "quorum" and not self.wiped and not self._on_another(name, record):
+        alone = "alone" in self.etcd.kvs and self.etcd.kvs["alone"].value == name
+        if self.durability == "quorum" and not (self.wiped or alone) and not self._on_another(name, record):
             self.violation(f"{name} acknowledged the write {record}, which no other node has flushed")
         if self.durability == "quorum" and key is not None and key.name != name:
             data = self.hosts[key.name].pg.data
             if data is not None and all(entry[1] != record for entry in data.log):
                 self.violation(f"{name} acknowledged the write {record}, which the leader {key.name} does not have")
+
+    def give_up_what_is_lost(self, host: Host) -> None:
+        """Somebody answers for it that ``host`` goes on with what it has."""
+        assert host.pg.data is not None
+        held = {entry[1] for entry in host.pg.data.log}
+        self.lost |= set(self.acknowledged) - held
+        self.acknowledged = [record for record in self.acknowledged if record in held]
 
     def _on_another(self, name: str, record: int) -> bool:
         for other, host in self.hosts.items():
