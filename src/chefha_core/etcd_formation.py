@@ -124,8 +124,8 @@ def _let_in(client: EtcdClient, name: str, own_url: str, running: Callable[[str]
         remove_member(client, needed.remove)
         print(f"{name} has no data: its former identity {needed.remove} was struck off etcd's list", file=sys.stderr)
     if needed.add:
-        # Whoever joins the only member begins without a vote: until it runs, a quorum would be two of two.
-        add_member(client, own_url, learner=len(members) == 1)
+        # Whoever joins the only one that votes begins without a vote: until it runs, a quorum would be two of two.
+        add_member(client, own_url, learner=sum(not member.learner for member in members) == 1)
         print(f"{name} was let into etcd as a new member at {own_url}", file=sys.stderr)
     client.delete(f"removed/{name}")  # whoever comes without data is another machine than the one that was removed
     return confirmed_members(client) if needed.add else members
