@@ -117,16 +117,19 @@ class Lab:
         with ThreadPoolExecutor(len(nodes)) as pool:
             return list(pool.map(self._row, nodes))
 
-    def replace(self, node: str) -> None:
-        """Throw a back or front end away, and put a bare machine of the same name and address in its place, which the
-        master knows and no state was applied to. Returns once its minion answers."""
-        place = named(node)
-        if place not in (*BACKENDS, *FRONTENDS) or place not in self.stack.nodes:
-            raise LabError(f"{node} can't be replaced: only back ends, and front ends where the stack has them")
-        with self.progress.step(f"another {node}, bare"):
-            self.machines.remove(place)
-            self._salt.forget_key(place)
-            self.machines.put_another(place)
+    def replace(self, *nodes: str) -> None:
+        """Throw back or front ends away, and put bare machines of the same names and addresses in their places, which
+        the master knows and no state was applied to. Returns once their minions answer."""
+        places = [named(node) for node in nodes]
+        for place in places:
+            if place not in (*BACKENDS, *FRONTENDS) or place not in self.stack.nodes:
+                raise LabError(f"{place.name} can't be replaced: only back ends, and front ends where there are some")
+        with self.progress.step(f"another {', '.join(nodes)}, bare"):
+            for place in places:
+                self.machines.remove(place)
+                self._salt.forget_key(place)
+            for place in places:
+                self.machines.put_another(place)
             self._salt.accept_keys()
             self._salt.await_minions()
 

@@ -93,7 +93,7 @@ class Actor:
             c.Promote: self._promote,
             c.StartPrimary: self._start_primary,
             c.StartStandby: self._start_standby,
-            c.SetSync: lambda command, seen: self.postgres.set_role(seen.pg.upstream, command.sync_names),
+            c.SetSync: self._set_sync,
             c.StopPostgres: lambda command, seen: self.postgres.stop(
                 "fast", self.settings.leaderl.handover_timeout_seconds
             ),
@@ -169,10 +169,12 @@ class Actor:
         also = (
             Put(f"history/{command.epoch}", json.dumps(history)),
             Delete("intent"),
+            Delete("force"),
             Delete(f"candidates/{self.name}"),
             Delete(f"history/{command.epoch - KEPT_EPOCHS}"),
         )
-        more = (*unchanged, Compare.absent(f"history/{command.epoch}"))
+        forced = (Compare.mod_revision("force", command.force),) if command.force else ()
+        more = (*unchanged, *forced, Compare.absent(f"history/{command.epoch}"))
         sent_at = self.write_key(key, command.expect, also, more)
         self.memory.standing = False
         self.memory.handed_over = not command.compared
@@ -181,7 +183,9 @@ class Actor:
         self.memory.lease = Lease(command.epoch, sent_at)
         # Beside everything else, so that nobody has to wait for it later: no commit is acknowledged before a follower
         # streams, and none streams without its slot. For the address of a leader that handed over nobody asks.
-        self.worker.aside(lambda: self.postgres.ensure_slots(n for n in self.settings.members if n != self.name))
+        removed = seen.etcd.removed if seen.etcd else frozenset()
+        others = [name for name in self.settings.members if name not in removed | {self.name}]
+        self.worker.aside(lambda: self.postgres.ensure_slots(others))
         if command.compared:
             self.worker.aside(self._check_address)
 
@@ -242,6 +246,8 @@ class Actor:
             Put("sync", codec.dump(command.sync)),
             Put("history/1", json.dumps(history)),
             Delete("initialiser"),
+            Delete("bootstrap"),
+            *_alone(command.sync, self.name),
         )
         sent_at = self.write_key(key, 0, also, (Compare.absent("config"), Compare.value("initialiser", self.name)))
         self.memory.lease = Lease(1, sent_at)
@@ -250,7 +256,7 @@ class Actor:
         assert seen.etcd is not None
         leads = Compare.mod_revision("leader", self._revision_now(seen))
         rule: SyncRule = command.rule
-        if not self.etcd.txn([leads], [Put("sync", codec.dump(rule))]).succeeded:
+        if not self.etcd.txn([leads], [Put("sync", codec.dump(rule)), *_alone(rule, self.name)]).succeeded:
             raise Failed("the leader key has changed: looking again")
 
     def _revision_now(self, seen: Observation) -> int:
@@ -366,6 +372,12 @@ class Actor:
         self.postgres.set_role(command.upstream, ())
         self._rejoin(lambda: self.postgres.start(primary=False, timeout=self.start_timeout))
 
+    def _set_sync(self, command: c.SetSync, seen: Observation) -> None:
+        self.memory.waits = ((), 0)
+        self.postgres.set_role(seen.pg.upstream, command.sync_names)
+        position = self.postgres.observe(timeout=2.0).position  # whatever nobody waited for ends before it
+        self.memory.waits = (command.sync_names, position.lsn if position else 0)
+
     def _checkpoint(self, command: c.Checkpoint, seen: Observation) -> None:
         self.postgres.checkpoint()
         if command.prepares:
@@ -398,3 +410,8 @@ class Actor:
             self.memory.retry_at = time.monotonic() + min(300.0, 2.0 ** min(self.memory.failed_rejoins, 9))
             raise
         self.memory.retry_at = 0.0
+
+
+def _alone(rule: SyncRule, name: str) -> tuple[Put | Delete]:
+    """Who is alone is known in etcd from the rule of one on, until there is another rule."""
+    return (Put("alone", name),) if rule.voters == (name,) else (Delete("alone"),)

@@ -12,6 +12,7 @@ from chefha_core.model import (
     Candidacy,
     ClusterConfig,
     EtcdView,
+    Force,
     Intent,
     LeaderKey,
     LeaderState,
@@ -87,7 +88,11 @@ def view(snapshot: Snapshot, now: float, previous: EtcdView | None = None) -> Et
         last_epoch=max([epoch for epoch, _ in history], default=0),
         last_timeline=max(timelines, default=0),
         timelines=frozenset(timelines | ({leader.timeline} if leader else set())),
-        switched_off=frozenset(key[9:] for key in kvs if key.startswith("switches/")),
+        switched_off=_names(kvs, "switches/"),
+        force=_unless_damaged(kvs, "force", force),
+        alone=kvs["alone"].value if "alone" in kvs else "",
+        removed=_names(kvs, "removed/"),
+        bootstrap=kvs["bootstrap"].value if "bootstrap" in kvs else "",
     )
 
 
@@ -127,6 +132,12 @@ def restoration(kv: KeyValue) -> Restoration:
     return Restoration(**{**_known(Restoration, json.loads(kv.value)), "mod_revision": kv.mod_revision})
 
 
+def force(kv: KeyValue) -> Force:
+    """A leader asked for without an election, as a fact."""
+    data = json.loads(kv.value)
+    return Force(data["to"], data["by"], int(data["epoch"]), data["accept_data_loss"] is True, kv.mod_revision)
+
+
 def cluster_config(kv: KeyValue) -> ClusterConfig:
     """What the cluster agreed on, as a fact."""
     data = _known(ClusterConfig, json.loads(kv.value))
@@ -149,6 +160,11 @@ def history_row(kv: KeyValue) -> tuple[int, int]:
     """Epoch and timeline of a row of the history."""
     data = json.loads(kv.value)
     return int(data.get("epoch", 0)), int(data.get("timeline", 0))
+
+
+def _names(kvs: Mapping[str, Any], folder: str) -> frozenset[str]:
+    """What is in a folder whose keys say all there is to say."""
+    return frozenset(key[len(folder) :] for key in kvs if key.startswith(folder))
 
 
 def _known(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,21 +31,27 @@ DEADLINE = 2.0
 PATIENCE = 20.0
 
 
+#: asks for a member without the others at the next start, and only that; made by the verb bootstrap, gone with a boot
+ALONE = Path("/run/chefha/etcd-alone")
+
+
 class NotYet(Exception):
     """This etcd must not start as things are; the text is a sentence."""
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """The two lines that etcd needs where it has no data."""
+    """The two lines that etcd needs where it has no data, and one where it shall forget all other members."""
 
     state: str
     cluster: str
+    alone: bool = False
 
     @property
     def lines(self) -> str:
         """As they stand in etcd's configuration."""
-        return f"initial-cluster-state: {self.state}\ninitial-cluster: {self.cluster}\n"
+        forget = "force-new-cluster: true\n" if self.alone else ""
+        return f"initial-cluster-state: {self.state}\ninitial-cluster: {self.cluster}\n{forget}"
 
 
 @dataclass(frozen=True)
@@ -91,13 +97,13 @@ def beginning(settings: Settings, name: str) -> Beginning:
     """How to begin; the others' list of members is changed if need be. NotYet."""
     static = ",".join(f"{member}={peer_url(settings, member)}" for member in sorted(settings.members))
     if any(Path(settings.etcd.data_dir).glob("member/wal/*.wal")):
-        return Beginning("new", static)  # which etcd ignores, where it has data
+        return Beginning("new", static, ALONE.exists())  # etcd ignores the two lines, where it has data
     tls = tls_files(settings)
     own_url, urls = peer_url(settings, name), [peer_url(settings, member) for member in settings.members]
     with ThreadPoolExecutor(len(urls)) as pool:
         said = dict(zip(urls, pool.map(lambda url: heard_at(url, tls, DEADLINE), urls), strict=True))
     if first_three(own_url, said):
-        return Beginning("new", static)
+        return Beginning("new", f"{name}={own_url}" if ALONE.exists() else static)
     try:
         client, _ = root_client(settings, name, DEADLINE)
         try:
@@ -118,8 +124,10 @@ def _let_in(client: EtcdClient, name: str, own_url: str, running: Callable[[str]
         remove_member(client, needed.remove)
         print(f"{name} has no data: its former identity {needed.remove} was struck off etcd's list", file=sys.stderr)
     if needed.add:
-        add_member(client, own_url)
+        # Whoever joins the only one that votes begins without a vote: until it runs, a quorum would be two of two.
+        add_member(client, own_url, learner=sum(not member.learner for member in members) == 1)
         print(f"{name} was let into etcd as a new member at {own_url}", file=sys.stderr)
+    client.delete(f"removed/{name}")  # whoever comes without data is another machine than the one that was removed
     return confirmed_members(client) if needed.add else members
 
 
@@ -161,6 +169,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     FORMATION.unlink(missing_ok=True)
+    ALONE.unlink(missing_ok=True)
     return 0
 
 

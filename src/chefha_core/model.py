@@ -167,6 +167,19 @@ class Restoration:
 
 
 @dataclass(frozen=True)
+class Force:
+    """Somebody asked that ``to`` leads where nobody does, without an election."""
+
+    to: str
+    by: str
+    #: the last epoch there was; another one makes this request void
+    epoch: int
+    #: also where another member has more, or where this log does not count
+    accept_data_loss: bool = False
+    mod_revision: int = 0
+
+
+@dataclass(frozen=True)
 class MemberReport:
     """What a member says of itself in etcd; the key lives on a lease, so an old one vanishes."""
 
@@ -228,6 +241,14 @@ class EtcdView:
     timelines: frozenset[int] = frozenset()
     #: members for which somebody switched failover off
     switched_off: frozenset[str] = frozenset()
+    #: a leader asked for without an election
+    force: Force | None = None
+    #: who is the only one with data, after a loss of the quorum or before anybody has joined; "" if nobody is
+    alone: str = ""
+    #: members taken out by remove-node
+    removed: frozenset[str] = frozenset()
+    #: who may create the cluster without waiting for the others, "" if nobody
+    bootstrap: str = ""
 
 
 @dataclass(frozen=True)
@@ -284,6 +305,8 @@ class Observation:
     handed_over: bool = False
     #: revision of the hand-over for which the checkpoint is done
     prepared_for: int = 0
+    #: where the log ended when PostgreSQL had begun to wait for those it waits for now; 0 if that is not known
+    waits_since: int = 0
     #: restarts in place tried since PostgreSQL last ran well
     restarts: int = 0
     #: own clock, when this node last asked for a hand-over because of its storage; 0 if never

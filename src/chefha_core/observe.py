@@ -78,6 +78,7 @@ def observe(
         prepared_for=memory.prepared_for,
         restarts=memory.restarts,
         staged=staged,
+        waits_since=memory.waits[1] if memory.waits[0] == pg.sync_names else 0,
         unfit=(memory.unfit if now < memory.unfit_until else "") or memory.search_unfit,
         asked_at=memory.asked_at,
         storage=memory.storage,

@@ -24,6 +24,8 @@ from chefha_core.parts.search import SearchClient, SearchError
 from chefha_core.search_engine import CONFIG, START, START_JAVA, engine_of, home_pattern, initial_setting, own_config
 from chefha_core.settings import SETTINGS_FILE, Search, Settings, load
 
+#: asks for a first cluster of this node alone; made by the verb bootstrap as long as it lasts
+ALONE = Path("/run/chefha/search-alone")
 #: seconds that another member has to say whether it is in a cluster
 DEADLINE = 2.0
 #: below this the engine refuses to start, unless it maps no memory
@@ -45,6 +47,8 @@ class Found:
     max_map_count: int
     #: whether the engine comes with TLS and users
     secured: bool
+    #: the only one that may form the first cluster, "" if all members may
+    alone: str = ""
 
 
 def options(settings: Settings, found: Found) -> list[str]:
@@ -52,7 +56,7 @@ def options(settings: Settings, found: Found) -> list[str]:
     search = settings.search
     chosen = []
     if not found.formed_at:
-        chosen.append(f"{initial_setting(search)}={','.join(sorted(settings.members))}")
+        chosen.append(f"{initial_setting(search)}={found.alone or ','.join(sorted(settings.members))}")
     if found.secured:
         chosen.append(engine_of(search).security[1])
     if found.max_map_count < LEAST_MAPS and "node.store.allow_mmap" not in search.parameters:
@@ -91,6 +95,7 @@ def look(settings: Settings, name: str) -> Found:
         formed_at=formed_elsewhere(settings, name),
         max_map_count=int(Path("/proc/sys/vm/max_map_count").read_text(encoding="ascii")),
         secured=Path(home, engine.security[0]).is_dir(),
+        alone=name if ALONE.exists() else "",
     )
 
 
@@ -122,6 +127,17 @@ def _formed(settings: Settings, other: str) -> bool:
     return root.formed and root.cluster == settings.cluster
 
 
+def vote_again(settings: Settings, formed_at: str) -> None:
+    """A node that was removed from the cluster has no vote (verb remove-node); whoever starts here has one again."""
+    client = SearchClient(settings.members[formed_at], settings.search.port, 2 * DEADLINE)
+    try:
+        client.include_voters()
+    except SearchError as error:
+        print(f"whether all search nodes may vote is not certain: {error}", file=sys.stderr)
+    finally:
+        client.close()
+
+
 def main() -> int:
     """Write both files; 2 with one sentence if that cannot be."""
     parser = argparse.ArgumentParser(description="decides how the search engine of a chefha member starts")
@@ -140,6 +156,8 @@ def main() -> int:
     except (SettingsError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
+    if found.formed_at:
+        vote_again(settings, found.formed_at)
     print(
         f"{found.formed_at or 'no other member'} is in a cluster: {' '.join(options(settings, found)) or 'no options'}"
     )

@@ -20,7 +20,9 @@ def add(parsers: Parsers) -> None:
     made.add_argument("--simple", action="store_true", help="ask nobody else")
     takes_json(made)
     takes_json(parsers.verb("version", _version, "what is installed here"))
-    takes_json(parsers.verb("show-config", _show_config, "every setting with its value, secrets masked"))
+    made = parsers.verb("show-config", _show_config, "every setting with its value, secrets masked")
+    made.add_argument("--secrets", default="", metavar="FILE", help="write the secrets there, for a node that joins")
+    takes_json(made)
 
 
 def _cluster_status(wanted: argparse.Namespace) -> None:
@@ -53,5 +55,12 @@ def _version(wanted: argparse.Namespace) -> None:
 def _show_config(wanted: argparse.Namespace) -> None:
     from chefha_core.verbs import config
 
+    if wanted.secrets:
+        from chefha_core.verbs.join_cluster import write_secrets
+
+        print(
+            f"secrets and certificates written to {write_secrets(load(), wanted.secrets)}; delete it when they are used"
+        )
+        return
     data = config.shown(load())
     show(data, config.to_yaml({"chefha": data}).rstrip("\n"), wanted.json)

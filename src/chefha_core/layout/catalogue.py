@@ -14,6 +14,7 @@ from chefha_core.layout.minion import minion
 from chefha_core.layout.postgresql import postgresql
 from chefha_core.layout.search import search
 from chefha_core.layout.wish import Wish
+from chefha_core.node_file import completed
 from chefha_core.settings import Role, Settings, from_pillar
 
 LAYOUTS: dict[str, Callable[..., list[Wish]]] = {
@@ -42,6 +43,7 @@ def layout(state: str, pillar: object, name: str, **facts: object) -> list[Wish]
 
 def checked(pillar: object, name: str) -> Settings:
     """Settings from the pillar, if it names ``name`` and the certificates are good for it."""
+    pillar = completed(pillar)
     role = role_of(pillar, name)
     settings = from_pillar(pillar, role)
     if settings.tls.enabled and role == "backend":

@@ -11,6 +11,7 @@ from typing import Any
 from chefha_core import __version__, codec
 from chefha_core.act import QUIET, Actor
 from chefha_core.leaderl.disk_monitor import Storage, disk_monitor
+from chefha_core.leaderl.learners import Learners
 from chefha_core.leaderl.memory import Memory
 from chefha_core.leaderl.peers import Peers
 from chefha_core.leaderl.report import Reporter, changed
@@ -38,7 +39,10 @@ from chefha_core.verbs.reach import etcd_client
 log = logging.getLogger(__name__)
 
 #: keys whose change is worth a look at once; renewals and reports are not
-RINGS = ("candidates/", "intent", "restore", "config", "initialiser", "sync", "switches/")
+RINGS = (
+    *("candidates/", "intent", "restore", "config", "initialiser", "sync", "switches/"),
+    *("force", "alone", "removed/", "bootstrap"),
+)
 
 
 class Leaderl:
@@ -59,6 +63,7 @@ class Leaderl:
         self.peers = Peers(settings, name, self.memory, self.times.probe_deadline)
         self.worker = Worker(self.memory, self.monitor.look)
         self.roles = Roles(postgres, self.worker.aside)
+        self.learners = Learners(settings, name, self.worker.aside)
         self.actor = Actor(settings, name, self.etcd, postgres, self.address, self.peers, self.memory, self.worker)
         life = int(max(5, 2 * settings.ttl))
         self.reporter = Reporter(
@@ -156,6 +161,7 @@ class Leaderl:
         key = seen.etcd.leader if seen.etcd else None
         if key and key.name == self.name and key.state is LeaderState.LEADING and seen.address:
             self.roles.leading(key.epoch)
+            self.learners.leading()
             if self._recorded != key.epoch:
                 self._recorded = key.epoch
                 self._record(key.epoch)
@@ -280,6 +286,8 @@ class Leaderl:
             "etcd": self.memory.view is not None,
             "job": self.memory.job,
             "streaming_from_here": list(self.monitor.facts.standbys),
+            "slots": sorted(self.monitor.facts.slots),
+            "last_heard": {name: str(said.position or said.pg) for name, said in view.members.items()} if view else {},
             "problem": self.monitor.facts.problem,
             "search_problem": self.search.problem if self.search else "",
             "storage_problem": self.disks.storage.problem,

@@ -57,6 +57,8 @@ class Memory:
     asserted_at: float = 0.0
     prepared_for: int = 0
     restarts: int = 0
+    #: for whom PostgreSQL waits, and where its log ended when it had begun to
+    waits: tuple[tuple[str, ...], int] = ((), 0)
     address_taken_by: str = ""
     #: own clock when nobody answered for the VIP
     address_free_at: float = 0.0

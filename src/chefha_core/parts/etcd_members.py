@@ -53,9 +53,14 @@ def confirmed_members(client: EtcdClient) -> tuple[EtcdMember, ...]:
     raise EtcdUnreachable(f"no member of etcd answered with a quorum ({listed})", reasons)
 
 
-def add_member(client: EtcdClient, peer_url: str) -> None:
-    """Let a new member in, by the address where the others will find it. EtcdError."""
-    client.call("/v3/cluster/member/add", {"peerURLs": [peer_url]})
+def add_member(client: EtcdClient, peer_url: str, *, learner: bool = False) -> None:
+    """Let a new member in, by the address where the others will find it; a ``learner`` has no vote yet. EtcdError."""
+    client.call("/v3/cluster/member/add", {"peerURLs": [peer_url], "isLearner": learner})
+
+
+def promote_learner(client: EtcdClient, id_hex: str) -> None:
+    """Give a learner its vote; EtcdError also where it has not caught up yet."""
+    client.call("/v3/cluster/member/promote", {"ID": str(int(id_hex, 16))})
 
 
 def remove_member(client: EtcdClient, id_hex: str) -> None:

@@ -88,6 +88,14 @@ class SearchClient:
         """Change something."""
         self._ask("PUT", path, body)
 
+    def exclude_voter(self, name: str) -> None:
+        """The node of that name, which may be gone, has no vote in elections of a master any more."""
+        self._ask("POST", f"/_cluster/voting_config_exclusions?node_names={name}&timeout=10s", None)
+
+    def include_voters(self) -> None:
+        """Every node may vote again."""
+        self._ask("DELETE", "/_cluster/voting_config_exclusions?wait_for_removal=false", None)
+
     def close(self) -> None:
         """Let the connections go."""
         self._pool.close()

@@ -16,6 +16,7 @@ Rule = Callable[[Observation, Policy], Plan | None]
 
 RULES: tuple[Rule, ...] = (
     fence.without_etcd,  # no quorum of etcd: lead on by failsafe, or stop leading
+    fence.removed,  # taken out by remove-node
     restore.former_data,  # the cluster's data was restored, and this is what it was before
     fence.foreign_data,  # a data directory of another cluster is never touched
     bootstrap.first_leader,  # no cluster yet

@@ -1,12 +1,14 @@
 """The first leader of a cluster, elected only where nobody and nothing knows one.
 
-initdb needs all three: etcd has no cluster, every member has reported an empty data directory, and this node has won
-the claim in etcd. A data directory without a cluster in etcd is somebody's data: it is reported, never touched.
+initdb needs all three: etcd has no cluster, every member has reported an empty data directory (or the verb bootstrap
+asked this node to begin without waiting for the others), and this node has won the claim in etcd. A data directory
+without a cluster in etcd is somebody's data: it is reported, never touched.
 """
 
 from __future__ import annotations
 
 from chefha_core.model import EtcdView, Observation, PgState
+from chefha_core.plan import durability
 from chefha_core.plan.commands import (
     ClaimInitialisation,
     Command,
@@ -38,9 +40,15 @@ def first_leader(seen: Observation, policy: Policy) -> Plan | None:
     elif pg.state is PgState.STANDBY:
         step = StopPostgres("the first leader starts as a primary")
     elif pg.state is PgState.PRIMARY and pg.position is not None:
-        step = PublishCluster("the first leader is ready", pg.system_id, policy.sync_rule, pg.position.timeline)
+        rule = durability.alone(seen.name) if _by_itself(seen, etcd, policy) else policy.sync_rule
+        step = PublishCluster("the first leader is ready", pg.system_id, rule, pg.position.timeline)
     reason = step.reason if step else f"PostgreSQL is {pg.state}"
     return look_again(seen, policy, [step] if step else [], "promoting", reason, seen.now + 0.05)
+
+
+def _by_itself(seen: Observation, etcd: EtcdView, policy: Policy) -> bool:
+    """True if it begins without the others, who will join later: until one has, nobody could acknowledge a commit."""
+    return etcd.bootstrap == seen.name and bool(policy.sync_rule.numsync)
 
 
 def _claim(seen: Observation, etcd: EtcdView, policy: Policy) -> list[Command]:
@@ -59,12 +67,12 @@ def _why_not(seen: Observation, etcd: EtcdView, policy: Policy) -> str:
             f"etcd knows no cluster, but there is data here (system identifier {seen.pg.system_id or 'unknown'}); "
             "restore etcd, or move the data directory away"
         )
-    if etcd.initialiser:
-        return f"{etcd.initialiser} creates the cluster"
+    if creator := etcd.initialiser or (etcd.bootstrap if etcd.bootstrap != seen.name else ""):
+        return f"{creator} creates the cluster"
     if etcd.leader is not None or etcd.last_epoch:
         return "etcd has a leader or a history without a configuration: somebody deleted keys; restore etcd"
     missing = sorted(set(policy.members) - set(etcd.members))
-    if missing:
+    if missing and etcd.bootstrap != seen.name:
         return f"waiting until {', '.join(missing)} reported that there is no data"
     if _others_data(seen, etcd):
         return _others_data(seen, etcd)

@@ -45,6 +45,8 @@ class TakeKey(Command):
     compared: tuple[Candidacy, ...]
     previous: str
     cause: str
+    #: revision of the request to do so without an election, 0 for none
+    force: int = 0
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,11 @@ def is_safe(rule: SyncRule) -> bool:
     return rule.quorum + rule.numsync + 1 > len(rule.voters)
 
 
+def alone(name: str) -> SyncRule:
+    """The rule while nobody but ``name`` has the data: it waits for nobody, and nobody else can be elected."""
+    return SyncRule((name,), numsync=0, quorum=1)
+
+
 def sync_names(rule: SyncRule, leader: str) -> tuple[str, ...]:
     """The standbys that PostgreSQL on ``leader`` waits for, any ``numsync`` of them."""
     return tuple(name for name in rule.voters if name != leader) if rule.numsync else ()
@@ -39,16 +44,24 @@ def sync_names(rule: SyncRule, leader: str) -> tuple[str, ...]:
 
 def enforced(rule: SyncRule, running: tuple[str, ...], leader: str) -> bool:
     """True if PostgreSQL on ``leader`` acknowledges only what ``rule`` counts on; before that it gets no clients."""
-    return not rule.numsync or set(running) == set(sync_names(rule, leader))
+    return leader in rule.voters and (not rule.numsync or set(running) == set(sync_names(rule, leader)))
 
 
-def change(stored: SyncRule | None, running: tuple[str, ...], wanted: SyncRule, leader: str) -> list[Command]:
-    """The next step from the rule in etcd and the one PostgreSQL runs towards ``wanted``; [] when there."""
+def change(
+    stored: SyncRule | None, running: tuple[str, ...], wanted: SyncRule, leader: str, covered: bool | None = True
+) -> list[Command]:
+    """The next step from the rule in etcd and the one PostgreSQL runs towards ``wanted``; [] when there, or waiting.
+
+    ``covered``: whether what was acknowledged before PostgreSQL began to wait is on a second node of ``wanted``, None
+    if it is not known since when it waits. Before that an election without the leader could lose it.
+    """
     names = sync_names(wanted, leader)
-    if stored != wanted and running == names:
-        return [PublishSync("the rule in etcd follows what PostgreSQL enforces", wanted)]
-    if stored != wanted and not is_safe(wanted):
+    laxer = stored is not None and wanted.numsync < stored.numsync
+    if stored != wanted and (laxer or not is_safe(wanted)):
         return [PublishSync("the guarantee is given up in etcd before PostgreSQL stops to keep it", wanted)]
-    if running != names:
+    unproven = stored is not None and stored != wanted and not covered
+    if running != names or (unproven and covered is None):
         return [SetSync(f"PostgreSQL shall wait for {' or '.join(names) or 'nobody'}", names)]
+    if stored != wanted and not unproven:
+        return [PublishSync("the rule in etcd follows what PostgreSQL enforces", wanted)]
     return []

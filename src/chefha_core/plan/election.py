@@ -7,7 +7,19 @@ one transaction over all that it compared. The receiver is connected again only 
 
 from __future__ import annotations
 
-from chefha_core.model import Candidacy, EtcdView, LeaderKey, LeaderState, Observation, PgState, Position, Probe
+import dataclasses
+
+from chefha_core.model import (
+    Candidacy,
+    EtcdView,
+    Force,
+    LeaderKey,
+    LeaderState,
+    Observation,
+    PgState,
+    Position,
+    Probe,
+)
 from chefha_core.plan.commands import (
     AskLeader,
     Command,
@@ -55,8 +67,8 @@ def _ask(seen: Observation, etcd: EtcdView, policy: Policy) -> list[Command]:
 
 def _step(seen: Observation, etcd: EtcdView, policy: Policy) -> tuple[list[Command], str]:
     """Nobody leads: what this node does about it."""
-    pg, key = seen.pg, etcd.leader
-    if etcd.config is not None and not etcd.config.failover:
+    pg, key, forced = seen.pg, etcd.leader, _forced(seen, etcd)
+    if etcd.config is not None and not etcd.config.failover and not forced:
         return [], "nobody leads, but failover is switched off for the cluster"
     if seen.job:
         return [], f"nobody leads; busy: {seen.job}"
@@ -71,7 +83,7 @@ def _step(seen: Observation, etcd: EtcdView, policy: Policy) -> tuple[list[Comma
     if pg.state is not PgState.STANDBY or pg.position is None:
         return [], f"nobody leads; PostgreSQL here is {pg.state} and cannot assert anything"
     foreign = why_nobodys_log(etcd, pg.position)
-    if foreign:
+    if foreign and not (forced and forced.accept_data_loss):
         return [], f"nobody leads; this log does not count: {foreign}"
     if key is not None and key.clean and key.to in ("", seen.name) and _has_it_all(seen, key):
         return [_take(seen, etcd, (), f"{key.name} handed over")], "taking over what was handed over"
@@ -99,6 +111,9 @@ def _count(seen: Observation, etcd: EtcdView, policy: Policy) -> tuple[list[Comm
     holds = why_leader_stands(seen, policy)
     if holds:
         return [], f"stands already, but waits to take over: {holds}"
+    forced = _forced(seen, etcd)
+    if forced is not None:
+        return _take_by_force(seen, etcd, forced)
     rule = etcd.sync or policy.sync_rule
     epoch = _epoch(etcd)
     current = [c for c in etcd.candidates.values() if c.epoch == epoch and c.name in rule.voters]
@@ -122,6 +137,40 @@ def _count(seen: Observation, etcd: EtcdView, policy: Policy) -> tuple[list[Comm
         return [], f"{able[0]} is the most advanced ({furthest}) and takes over"
     cause = _cause(etcd.leader) + (f"; {missing} bytes of its log are lost" if missing else "")
     return [_take(seen, etcd, asserted, cause)], f"the most advanced of {len(asserted)}: taking over, {cause}"
+
+
+def _forced(seen: Observation, etcd: EtcdView) -> Force | None:
+    """The request that this node leads without an election, unless it is of an epoch that is over."""
+    force = etcd.force
+    return force if force is not None and force.to == seen.name and force.epoch == _epoch(etcd) else None
+
+
+def _take_by_force(seen: Observation, etcd: EtcdView, force: Force) -> tuple[list[Command], str]:
+    """Somebody answers for it that this node leads, whoever stands; but not if another is known to have more."""
+    further = "" if force.accept_data_loss else who_has_more(etcd, seen.name, seen.pg.position)
+    if further:
+        return [], f"does not take over by force: {further}"
+    cause = f"forced by {force.by}{', accepting that data are lost' if force.accept_data_loss else ''}"
+    own = etcd.candidates[seen.name]
+    return [dataclasses.replace(_take(seen, etcd, (own,), cause), force=force.mod_revision)], f"taking over, {cause}"
+
+
+def who_has_more(etcd: EtcdView, name: str, position: Position | None) -> str:
+    """Which member has said lately that its log goes further than ``name``'s, which ends at ``position``; "" if none.
+
+    A log that does not count in an election does not here.
+    """
+    said = {other: report.position for other, report in etcd.members.items()}
+    said |= {other: candidacy.position for other, candidacy in etcd.candidates.items()}
+    more = [
+        f"{other} has {held}"
+        for other, held in sorted(said.items())
+        if other not in etcd.removed | {name}
+        and held is not None
+        and (position is None or held > position)
+        and not why_nobodys_log(etcd, held)
+    ]
+    return f"{', '.join(more)}, {name} {position or 'cannot say what it has'}" if more else ""
 
 
 def why_unfit(seen: Observation) -> str:

@@ -64,6 +64,15 @@ def foreign_data(seen: Observation, policy: Policy) -> Plan | None:
     return look_again(seen, policy, commands, "blocked", reason)
 
 
+def removed(seen: Observation, policy: Policy) -> Plan | None:
+    """A member that was taken out of the cluster does nothing in it until somebody lets it in again."""
+    assert seen.etcd is not None
+    if seen.name not in seen.etcd.removed:
+        return None
+    reason = "removed from the cluster by remove-node; chef-backend-ctl join-cluster --recovery lets it in again"
+    return look_again(seen, policy, stop_leading(seen, reason), "removed", reason)
+
+
 def not_leader(seen: Observation, policy: Policy) -> Plan | None:
     """etcd answers, and does not name this node: hold neither the address nor a running primary."""
     assert seen.etcd is not None

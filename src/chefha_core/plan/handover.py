@@ -75,6 +75,10 @@ def why_not(seen: Observation, etcd: EtcdView, policy: Policy, to: str) -> str:
     report = etcd.members.get(to)
     if etcd.config is not None and not etcd.config.failover:
         return "failover is switched off for the cluster"
+    if to in etcd.removed:
+        return f"{to} was removed from the cluster"
+    if etcd.sync is not None and to not in etcd.sync.voters:
+        return f"{', '.join(etcd.sync.voters)} alone has everything yet, and {to} is still catching up"
     lsn = etcd.leader.lsn if etcd.leader else 0
     return why_not_eligible(report, to, lsn, policy.max_behind, policy.search_fatal)
 

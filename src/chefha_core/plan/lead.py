@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chefha_core.model import EtcdView, LeaderKey, LeaderState, Observation, PgState
+from chefha_core.model import EtcdView, LeaderKey, LeaderState, Observation, PgState, Position, SyncRule
 from chefha_core.plan import durability, handover, restore, storage
 from chefha_core.plan.commands import (
     Checkpoint,
@@ -14,6 +14,7 @@ from chefha_core.plan.commands import (
     Plan,
     Promote,
     PublishRestore,
+    PublishSync,
     ReleaseKey,
     Renew,
     Slots,
@@ -132,14 +133,45 @@ def _as_primary(seen: Observation, policy: Policy, key: LeaderKey) -> Plan:
 def _upkeep(seen: Observation, policy: Policy) -> list[Command]:
     """Slots, durability, the checkpoint others wait for: whatever is not as it should be."""
     assert seen.etcd is not None and seen.pg.position is not None
-    commands = durability.change(seen.etcd.sync, seen.pg.sync_names, policy.sync_rule, seen.name)[:1]
-    names = tuple(sorted(name for name in policy.members if name != seen.name))
+    commands = _durability(seen, seen.etcd, policy) if seen.job != "SetSync" else []
+    names = tuple(sorted(name for name in policy.members if name != seen.name and name not in seen.etcd.removed))
     if set(seen.pg.slots) != set(names):
         commands.append(Slots("one slot for each other member", names))
     settled = seen.now >= seen.took_at + SETTLE
     if seen.pg.checkpoint_timeline != seen.pg.position.timeline and settled and not seen.job:
         commands.append(Checkpoint("others may rewind only after the new leader's first checkpoint"))
     return commands
+
+
+def _durability(seen: Observation, etcd: EtcdView, policy: Policy) -> list[Command]:
+    """The next step towards the rule that should hold. Not while PostgreSQL is being told whom to wait for: what it
+    was seen to wait for may be over, and etcd must not promise more."""
+    wanted = _wanted_rule(etcd, seen, policy)
+    commands = durability.change(etcd.sync, seen.pg.sync_names, wanted, seen.name, _covered(seen, wanted))[:1]
+    if not commands and etcd.alone and etcd.sync == wanted and wanted != durability.alone(seen.name):
+        return [PublishSync("nobody is alone any more", wanted)]
+    return commands
+
+
+def _wanted_rule(etcd: EtcdView, seen: Observation, policy: Policy) -> SyncRule:
+    """The settings' rule; as long as nobody else has the data and nobody streams, the rule of one."""
+    streams = any(report.streaming for name, report in etcd.members.items() if name != seen.name)
+    if etcd.alone != seen.name or streams or not policy.sync_rule.numsync:
+        return policy.sync_rule
+    return durability.alone(seen.name)
+
+
+def _covered(seen: Observation, wanted: SyncRule) -> bool | None:
+    """Whether a second node of ``wanted`` has all that was acknowledged before commits waited for one; None if it is
+    not known since when they do."""
+    assert seen.etcd is not None and seen.pg.position is not None
+    if not wanted.numsync:
+        return True
+    if not seen.waits_since:
+        return None
+    since = Position(seen.pg.position.timeline, seen.waits_since)
+    others = [report for name, report in seen.etcd.members.items() if name in wanted.voters and name != seen.name]
+    return any(report.position is not None and report.position >= since for report in others)
 
 
 def _without_primary(seen: Observation, policy: Policy, key: LeaderKey) -> Plan:

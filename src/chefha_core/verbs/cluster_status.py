@@ -119,10 +119,15 @@ def report(settings: Settings, answers: Answers) -> dict[str, Any]:
         "failover": view.config.failover if view and view.config else None,
         "durability": settings.durability,
         "voters": list(view.sync.voters) if view and view.sync else [],
+        "alone": (view.alone or None) if view else None,
+        "removed": sorted(view.removed) if view else [],
         "handover_asked": view.intent.to or "anybody" if view and view.intent else None,
         "search": _search(settings, answers),
         "members": rows,
-        "problems": dict(answers.problems) | {f"storage of {r['name']}": r["storage"] for r in rows if r["storage"]},
+        "problems": {
+            **{asked: why for asked, why in answers.problems.items() if not view or asked not in view.removed},
+            **{f"storage of {row['name']}": row["storage"] for row in rows if row["storage"]},
+        },
     }
 
 
@@ -144,11 +149,13 @@ def _row(name: str, address: str, answers: Answers, guids: Mapping[str, str]) ->
     unheard = said.reason if said else "says nothing: no leaderl runs there, or it is cut off"
     live = answers.live.get(name, {})
     position = said.position if said else None
+    if view and name in view.removed:
+        live, unheard = {}, "removed from the cluster; a machine that joins under its name takes its place"
     return {
         "name": name,
         "ip": address,
         "guid": guids.get(name, "-"),
-        "role": str(live.get("role") or (said.role if said else "-")),
+        "role": str(live.get("role") or (said.role if said else _absent(view, name))),
         "pg": pg_word(said.pg, said.streaming) if said else "offline",
         "search": str(live.get("search") or (said.search if said else "") or "offline"),
         "storage": str(live.get("storage", said.storage if said else "")),
@@ -170,6 +177,10 @@ def _standing(settings: Settings, view: EtcdView | None, row: Mapping[str, Any])
         "follows": leader if row["pg"] == "follower" else None,
         "why_not_eligible": None if row["name"] == leader else unfit,
     }
+
+
+def _absent(view: EtcdView | None, name: str) -> str:
+    return "removed" if view and name in view.removed else "-"
 
 
 def pg_word(state: PgState, streaming: bool) -> str:

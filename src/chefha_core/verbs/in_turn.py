@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from chefha_core.layout.etcd import peer_url
 from chefha_core.parts.etcd import Compare, EtcdClient, EtcdError, EtcdUnreachable, Put
+from chefha_core.parts.etcd_members import heard_at
 from chefha_core.settings import Settings
 from chefha_core.verbs.etcd_access import root_client
 from chefha_core.verbs.member import search_problem
-from chefha_core.verbs.reach import VerbError, etcd_client
+from chefha_core.verbs.reach import VerbError, etcd_client, tls_files
 
 #: the key, and the seconds for which it outlives whoever has it
 TURN, LIFE = "turn", 120
@@ -33,8 +35,11 @@ def own_etcd(settings: Settings, name: str) -> str:
 
 
 def other_etcds(settings: Settings, name: str) -> str:
-    """Why another member's etcd does not serve, "" if they all do."""
-    return _etcd(settings, name, settings.endpoints(name)[1:])
+    """Why another member's etcd does not serve, "" if they all do; one that was removed needs not."""
+    listed = heard_at(peer_url(settings, name), tls_files(settings), DEADLINE).members
+    own, *others = settings.endpoints(name)
+    known = {url for member in listed for url in member.client_urls}
+    return _etcd(settings, name, tuple(other for other in others if other in known or own not in known))
 
 
 def _etcd(settings: Settings, name: str, endpoints: tuple[str, ...]) -> str:

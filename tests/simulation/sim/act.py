@@ -64,12 +64,14 @@ def _take(node: Leaderl, cmd: c.TakeKey) -> Steps:
     sent_at = node.clock()
     compare = {"leader": cmd.expect, f"history/{cmd.epoch}": 0}
     compare |= {f"candidates/{candidacy.name}": candidacy.mod_revision for candidacy in cmd.compared}
+    if cmd.force:
+        compare["force"] = cmd.force
     if not node.world.guards.take_compares:
         compare = {}
     key = LeaderKey(node.name, cmd.epoch, LeaderState.PROMOTING, cmd.timeline)
     history = {"name": node.name, "epoch": cmd.epoch, "timeline": cmd.timeline, "cause": cmd.cause}
     puts = {"leader": codec.dump(key), f"history/{cmd.epoch}": json.dumps(history)}
-    done = yield from _txn(node, compare, puts, ("intent", f"candidates/{node.name}"))
+    done = yield from _txn(node, compare, puts, ("intent", "force", f"candidates/{node.name}"))
     if not done:
         return False
     node.hold_lease(cmd.epoch, sent_at)
@@ -78,6 +80,8 @@ def _take(node: Leaderl, cmd: c.TakeKey) -> Steps:
     node.restarts = 0
     node.handed_over = not cmd.compared
     node.world.tell(node.name, f"took the key: epoch {cmd.epoch}, timeline {cmd.timeline}, {cmd.cause}")
+    if cmd.force:
+        node.world.give_up_what_is_lost(node.host)
     node.world.react(cmd.epoch)
     return True
 
@@ -175,7 +179,9 @@ def _publish(node: Leaderl, cmd: c.PublishCluster) -> Steps:
 
 
 def _publish_sync(node: Leaderl, cmd: c.PublishSync) -> Steps:
-    done = yield from _txn(node, {}, {"sync": codec.dump(cmd.rule)})
+    alone = cmd.rule.voters == (node.name,)
+    puts = {"sync": codec.dump(cmd.rule), **({"alone": node.name} if alone else {})}
+    done = yield from _txn(node, {}, puts, () if alone else ("alone",))
     return bool(done)
 
 

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 #: keys whose change wakes every leaderl that watches
-RINGS = ("candidates/", "intent", "restore", "config", "initialiser", "sync")
+RINGS = (
+    *("candidates/", "intent", "restore", "config", "initialiser", "sync"),
+    *("force", "alone", "removed/", "bootstrap"),
+)
 
 
 class Unanswered(Exception):
@@ -83,6 +86,10 @@ def view(snapshot: Snapshot, now: float, previous: EtcdView | None = None) -> Et
         timelines=frozenset(
             {row["timeline"] for row in history} | given | ({single["leader"].timeline} if single["leader"] else set())
         ),
+        force=single["force"],
+        alone=kvs["alone"].value if "alone" in kvs else "",
+        removed=frozenset(key[8:] for key in kvs if key.startswith("removed/")),
+        bootstrap=kvs["bootstrap"].value if "bootstrap" in kvs else "",
     )
 
 
@@ -92,6 +99,7 @@ _SINGLE: dict[str, Callable[[KeyValue], Any]] = {
     "sync": codec.sync_rule,
     "intent": codec.intent,
     "restore": codec.restoration,
+    "force": codec.force,
 }
 
 
@@ -104,6 +112,7 @@ class Etcd:
         self.kvs: dict[str, KeyValue] = {}
         self.leases: dict[str, float] = {}
         self.stopped: set[str] = set()
+        self.members = set(world.names)
         self.leader = ""
         self._electing = False
         self._said: object = None
@@ -163,8 +172,8 @@ class Etcd:
         return one == other or (reach(one, other, "etcd") and reach(other, one, "etcd"))
 
     def _leads(self, name: str) -> bool:
-        alive = [m for m in self.world.names if self._alive(m)]
-        return name in alive and sum(self._pair(name, m) for m in alive) >= 2
+        alive = [m for m in self.world.names if m in self.members and self._alive(m)]
+        return name in alive and 2 * sum(self._pair(name, m) for m in alive) > len(self.members)
 
     @property
     def available(self) -> bool:
@@ -196,7 +205,12 @@ class Etcd:
         if not self.leader:
             return ""
         for member in (host, *(n for n in self.world.names if n != host)):
-            if self._alive(member) and self.world.reach(host, member, "etcd") and self._pair(member, self.leader):
+            if (
+                member in self.members
+                and self._alive(member)
+                and self.world.reach(host, member, "etcd")
+                and self._pair(member, self.leader)
+            ):
                 return member
         return ""
 

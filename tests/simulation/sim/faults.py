@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from chefha_core import codec
 from chefha_core.model import LeaderKey, Restoration
 from chefha_core.plan.facts import APART
+from sim import losses
 from sim.directory import Data
 from sim.host import Host
 from sim.world import NAMES, World
@@ -290,6 +291,9 @@ _FAULTS = {
     "disk full": _disk,
     "wipe": _wipe,
     "trap": _trap,
+    "two of three lost but": losses.two_of_three_lost,
+    "force to lead": losses.force_leader,
+    "remove and replace": losses.removed_and_replaced,
 }
 
 _COMMANDS = (
@@ -365,5 +369,8 @@ faults: st.SearchStrategy[Fault] = st.one_of(
     _fault("disk full", st.sampled_from(("", "hangs", "all", "all hangs"))),
     _fault("crash all", target=_any),
     _fault("wipe"),
+    _fault("two of three lost but"),
+    _fault("force to lead", st.sampled_from(("", "accept"))),
+    _fault("remove and replace"),
 )
 scripts = st.lists(faults, max_size=12)

@@ -82,6 +82,7 @@ def _set_sync(node: Leaderl, cmd: c.SetSync) -> Steps:
     if node.host.pg.data is None:
         return False
     node.host.pg.set_sync(cmd.sync_names)
+    node.waits = (cmd.sync_names, len(node.host.pg.data.log))
     return True
 
 

@@ -51,6 +51,7 @@ class Leaderl(Owner):
         self.unfit, self.unfit_until = "", 0.0
         self.asked_at = 0.0
         self.prepared_for = self.restarts = self.failed_rejoins = self.asked = 0
+        self.waits: tuple[tuple[str, ...], int] = ((), 0)
         self.probe, self.probed_at = Probe.UNKNOWN, -9.0
         self.job = ""
         self.job_task: Any = None
@@ -135,12 +136,12 @@ class Leaderl(Owner):
                 self.standing = False
         except Unanswered:
             self.view = None
-        now = self.clock()
+        now, facts = self.clock(), self.facts()
         return Observation(
             now=now,
             name=self.name,
             etcd=self.view,
-            pg=self.facts(),
+            pg=facts,
             last_etcd=self.last,
             lease=self.lease,
             address=self.host.has_address,
@@ -157,6 +158,7 @@ class Leaderl(Owner):
             prepared_for=self.prepared_for,
             restarts=self.restarts,
             staged=self.host.pg.restored.system_id if self.host.pg.restored else "",
+            waits_since=self.waits[1] if self.waits[0] == facts.sync_names else 0,
             unfit=self.host.unfit or (self.unfit if now < self.unfit_until else ""),
             asked_at=self.asked_at,
             storage=self.host.storage,

@@ -215,7 +215,8 @@ class World:
             )
         self.acknowledged.append(record)
         key = self.leader
-        if self.durability == "quorum" and not self.wiped and not self._on_another(name, record):
+        alone = "alone" in self.etcd.kvs and self.etcd.kvs["alone"].value == name
+        if self.durability == "quorum" and not (self.wiped or alone) and not self._on_another(name, record):
             self.violation(f"{name} acknowledged the write {record}, which no other node has flushed")
         if self.durability == "quorum" and key is not None and key.name != name:
             data = self.hosts[key.name].pg.data
@@ -237,6 +238,13 @@ class World:
         """How many hosts have the cluster's present data."""
         self.notice_generation()
         return sum(h.pg.data is not None and h.pg.data.system_id == self.generation for h in self.hosts.values())
+
+    def give_up_what_is_lost(self, host: Host) -> None:
+        """Somebody answers for it that ``host`` goes on with what it has."""
+        assert host.pg.data is not None
+        held = {entry[1] for entry in host.pg.data.log}
+        self.lost |= set(self.acknowledged) - held
+        self.acknowledged = [record for record in self.acknowledged if record in held]
 
     def _on_another(self, name: str, record: int) -> bool:
         for other, host in self.hosts.items():

@@ -1,0 +1,133 @@
+"""Members that are lost, removed and replaced, and a cluster that nobody leads: the way back, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from lab.api import Lab
+from lab.topology import BACKENDS
+from lab.witness import Witness, others
+from tests.lab.bring_up import APPLY_TIMEOUT, failed
+from tests.lab.postgresql import sql
+from tests.lab.story import leader_of, poll
+
+WHOLE = 120.0
+JOINED = 240.0
+VERB_TIMEOUT = 150.0
+
+
+@pytest.fixture(autouse=True)
+def _whole_before_and_after(lab: Lab, witness: Witness) -> Any:
+    witness.await_converged(WHOLE)
+    yield
+    lab.heal_all()
+    witness.await_converged(JOINED)
+
+
+def ctl(lab: Lab, node: str, *words: str) -> tuple[int, str]:
+    """A verb of the shell; its exit code and what it printed."""
+    return lab.exec(node, ["chef-backend-ctl", *words], VERB_TIMEOUT)
+
+
+def done(lab: Lab, node: str, *words: str) -> dict[str, Any]:
+    """A verb that must succeed; its answer."""
+    code, text = ctl(lab, node, *words, "--json")
+    assert code == 0, text
+    answer: dict[str, Any] = json.loads(text[text.index("{\n") : text.rindex("}") + 1])
+    return answer
+
+
+def refused(lab: Lab, node: str, *words: str) -> str:
+    """A verb that must be refused in one sentence; that sentence."""
+    code, text = ctl(lab, node, *words)
+    assert code == 1 and "Traceback" not in text, text
+    return text
+
+
+def apply(lab: Lab, *nodes: str) -> None:
+    """The highstate of these machines."""
+    answers = lab.salt("-L", ",".join(nodes), "state.apply", timeout=APPLY_TIMEOUT)
+    for node in nodes:
+        assert not failed(answers.get(node)), failed(answers.get(node))
+
+
+def row(lab: Lab, asked_on: str, name: str) -> dict[str, Any]:
+    """A member's row of cluster_status, through Salt."""
+    status = lab.salt(asked_on, "chefha.cluster_status")[asked_on]
+    return next(one for one in status["members"] if one["name"] == name)
+
+
+def test_f14_f59_two_of_three_are_lost_for_good(lab: Lab, witness: Witness) -> None:
+    """The one that is left goes on alone with its data and takes writes; the others join it on empty machines, and from
+    then on a commit is on two nodes again."""
+    leader = witness.leader()
+    survivor, other = others(leader)
+    assert "etcd has a quorum" in refused(lab, survivor, "bootstrap", "--quorum-loss-recovery", "-y")
+    sql(lab, leader, "create table if not exists kept (n int); insert into kept select generate_series(1, 1000)")
+    poll(lambda: sql(lab, survivor, "select count(*) from pg_class where relname = 'kept'") == "1", 30)
+    for lost in (leader, other):
+        lab.fault("kill-host", lost)
+    try:
+        assert "bootstrap --quorum-loss-recovery" in refused(lab, survivor, "force-leader", "-y")
+        assert "give --yes" in refused(lab, survivor, "bootstrap", "--quorum-loss-recovery")
+        answer = done(lab, survivor, "bootstrap", "--quorum-loss-recovery", "-y")
+        assert [step["outcome"] for step in answer["steps"]] == ["done"] * 4
+        assert answer["last_known"][leader] != "unknown", answer
+        assert witness.leader() == survivor
+        assert sql(lab, survivor, "insert into kept values (1001); select count(*) from kept").endswith("1001")
+        assert done(lab, survivor, "cluster-status")["alone"] == survivor
+    finally:
+        lab.replace(leader, other)
+    apply(lab, leader, other)
+    witness.await_converged(JOINED)
+    status = done(lab, survivor, "cluster-status")
+    assert (status["alone"], status["voters"]) == (None, sorted(node.name for node in BACKENDS))
+    assert "ANY 1" in sql(lab, survivor, "show synchronous_standby_names")
+    assert sql(lab, witness.leader(), "select count(*) from kept; drop table kept").startswith("1001")
+
+
+def test_f59_a_dead_node_is_removed_and_replaced_under_its_name(lab: Lab, witness: Witness) -> None:
+    """Nothing is kept for it, and the machine that takes its place is a member like any other."""
+    leader = witness.leader()
+    asked_on, victim = others(leader)
+    assert "no such member" in refused(lab, asked_on, "remove-node", "be9", "-y")
+    assert "that is this node" in refused(lab, asked_on, "remove-node", asked_on, "-y")
+    assert "still running" in lab.salt(asked_on, "chefha.remove_node", victim)[asked_on]
+    lab.fault("kill-host", victim)
+    try:
+        answer = lab.salt(asked_on, "chefha.remove_node", victim, timeout=VERB_TIMEOUT)[asked_on]
+        assert isinstance(answer, dict) and answer["removed"] == victim, answer
+        slots = f"select count(*) from pg_replication_slots where slot_name = 'chefha_{victim}'"
+        assert sql(lab, leader, slots) == "0"
+        found = row(lab, asked_on, victim)
+        assert (found["role"], found["guid"]) == ("removed", "-"), found
+    finally:
+        lab.replace(victim)
+    apply(lab, victim)
+    witness.await_converged(JOINED)
+    found = row(lab, asked_on, victim)
+    assert found["role"] == "follower" and found["guid"] != "-", found
+    assert sql(lab, witness.leader(), slots) == "1"
+
+
+def test_f58_a_leader_by_force_where_nobody_leads(lab: Lab, witness: Witness) -> None:
+    """Failover is off and the leader's machine is lost: nobody is elected, and one node is made the leader by hand."""
+    leader = witness.leader()
+    one, other = others(leader)
+    assert f"{leader} is the leader" in lab.salt(one, "chefha.force_leader", timeout=VERB_TIMEOUT)[one]
+    done(lab, one, "set-cluster-failover", "off")
+    try:
+        lab.fault("kill-host", leader)
+        answer = lab.salt(one, "chefha.force_leader", timeout=VERB_TIMEOUT)[one]
+        if isinstance(answer, str):  # the other one was a few bytes ahead
+            assert "older than another member's" in answer, answer
+            one = other
+            answer = lab.salt(one, "chefha.force_leader", timeout=VERB_TIMEOUT)[one]
+        assert isinstance(answer, dict) and answer["leader"] == one, answer
+        assert leader_of(witness.look()) == one
+    finally:
+        done(lab, one, "set-cluster-failover", "on")
+        lab.heal(leader)
+    witness.await_converged(WHOLE)
