@@ -373,6 +373,8 @@ class World:
         key = self.leader
         if key is None or key.state is not LeaderState.LEADING:
             return f"the leader key is {key}"
+        if "restore" in self.etcd.kvs:
+            return "a restoration is asked for"
         leader = self.hosts[key.name]
         if not leader.pg.writable or self.holders != {key.name} or leader.pg.data is None:
             return f"{key.name} is not a writable primary with the VIP"
