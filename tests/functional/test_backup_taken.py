@@ -117,7 +117,11 @@ def rows_in(node: Node, data: Path) -> int:
     ctl("start", "-o", options)
     try:
         argv = [f"{node.settings.pg_bin}/psql", "-h", str(sockets), "-p", "5599", "-Atc", "select count(*) from t"]
-        return int(subprocess.run(argv, user="postgres", check=True, capture_output=True, cwd="/").stdout)
+        until = time.monotonic() + 60
+        while (asked := subprocess.run(argv, user="postgres", capture_output=True, cwd="/")).returncode:
+            assert time.monotonic() < until, (sockets / "log").read_text()  # it replays its log
+            time.sleep(0.2)
+        return int(asked.stdout)
     finally:
         ctl("stop", "-m", "fast")
 
@@ -315,8 +319,8 @@ def started(node: Node, store: Path, more: str = "", **options: object) -> subpr
 def test_killed_it_leaves_a_partial_that_the_next_one_removes(pair: tuple[Node, Node], store: Path) -> None:
     _, follower = pair
     running = started(follower, store, "max_rate=1")
-    until = time.monotonic() + 20
-    while not left(store):
+    until = time.monotonic() + 60
+    while not left(store) or not follower.sql("select from pg_stat_replication where application_name = 'backup'"):
         assert time.monotonic() < until
         time.sleep(0.05)
     assert "another backup is being taken" in refused(follower, store)

@@ -32,7 +32,10 @@ cd /
 as $bin/pg_verifybackup -q $place/data
 as $bin/pg_ctl -D $place/data -w -l $place/log start \
     -o "-c listen_addresses= -c unix_socket_directories=$place/run -c port=5599 -c hot_standby=off" >/dev/null
-as $bin/psql -h $place/run -p 5599 -d postgres -Atc 'select count(*) from backed_up'
+tries=0
+until as $bin/psql -h $place/run -p 5599 -d postgres -Atc 'select count(*) from backed_up' 2>$place/said; do
+    tries=$((tries + 1)); [ $tries -lt 60 ] || { cat $place/said $place/log; exit 1; }; sleep 0.5
+done
 as $bin/pg_ctl -D $place/data -w -m immediate stop >/dev/null
 """
 
