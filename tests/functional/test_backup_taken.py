@@ -261,7 +261,7 @@ def test_at_its_deadline_it_ends_and_leaves_nothing(pair: tuple[Node, Node], sto
     said = refused(pair[1], store, timeout=2.5, max_rate=1)
     assert "not done within 2.5 s" in said and time.monotonic() - began < 10
     assert left(store) == []
-    assert not pair[1].sql("select from pg_replication_slots where slot_name like 'backup%'")
+    assert not pair[1].sql("select 1 from pg_replication_slots where slot_name like 'backup%'")
 
 
 def test_it_reads_no_faster_than_it_may_and_says_how_far_it_is(
@@ -320,7 +320,7 @@ def test_killed_it_leaves_a_partial_that_the_next_one_removes(pair: tuple[Node, 
     _, follower = pair
     running = started(follower, store, "max_rate=1")
     until = time.monotonic() + 60
-    while not left(store) or not follower.sql("select from pg_stat_replication where application_name = 'backup'"):
+    while not left(store) or not follower.sql("select 1 from pg_stat_replication where application_name = 'backup'"):
         assert time.monotonic() < until
         time.sleep(0.05)
     assert "another backup is being taken" in refused(follower, store)
