@@ -61,6 +61,7 @@ def test_backup_of_a_follower_under_load_holds_every_row_and_the_leader_refuses(
                 steps.append(incremental)
             for count, take in zip(range(1000, 4000, 1000), steps, strict=False):
                 sql(lab, story.leader, "insert into backed_up select * from generate_series(1, 1000)")
+                sql(lab, story.leader, "checkpoint")  # or too little has happened for an incremental one
                 archive = take(lab, follower)
                 code, text = lab.exec(follower, TRY, TIMEOUT, env={"ARCHIVE": archive})
                 assert code == 0 and int(text.split()[-1]) == count, text

@@ -231,7 +231,7 @@ class _Taking:
         if packed:
             raise ArchiveError(f"{self.store.where()} cannot be written: {packed}")
         if said:
-            raise ArchiveError(f"pg_basebackup failed: {said.splitlines()[-1].removeprefix('pg_basebackup: ')}")
+            raise ArchiveError(f"pg_basebackup failed: {_in_a_line(said)}")
         if problem:
             raise ArchiveError(problem)
         return about
@@ -342,3 +342,11 @@ class _Taking:
         with self.store.read(min(wanted)) as stream:
             oldest = read_about(stream)
         wal.retire(self.store, oldest.system_identifier, parse_lsn(oldest.start_lsn))
+
+
+def _in_a_line(said: str) -> str:
+    """What a program of PostgreSQL printed, as part of a sentence."""
+    if "little activity since" in said:
+        return "the leader has made no checkpoint since the archive to build upon; take it later, or a full one"
+    lines = [line.strip().removeprefix("pg_basebackup: ").removeprefix("error: ") for line in said.splitlines()]
+    return "; ".join(line for line in lines if line)[:500]
