@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import IO
 
 import chefha_core
-from chefha_core.backup import pg_manifest
-from chefha_core.backup.archive import About, verify
+from chefha_core.backup import pg_manifest, wal
+from chefha_core.backup.archive import About, read_about, verify
 from chefha_core.backup.archive_writer import ArchiveWriter
 from chefha_core.backup.chain import needed_by
 from chefha_core.backup.compression import CHUNK, ENDINGS, compressor, ended, widen
 from chefha_core.backup.errors import ArchiveError
 from chefha_core.backup.source import CATCH_UP, Deadline, Facts, ask, base_backup, catch_up, log_kept
 from chefha_core.backup.stores import PARTIAL, Store
-from chefha_core.model import format_lsn
+from chefha_core.model import format_lsn, parse_lsn
 from chefha_core.parts.postgres_tools import Places, PostgresError, run
 from chefha_core.settings import Settings
 from chefha_core.verbs.config import shown
@@ -231,7 +231,7 @@ class _Taking:
         if packed:
             raise ArchiveError(f"{self.store.where()} cannot be written: {packed}")
         if said:
-            raise ArchiveError(f"pg_basebackup failed: {said.splitlines()[-1].removeprefix('pg_basebackup: ')}")
+            raise ArchiveError(f"pg_basebackup failed: {_in_a_line(said)}")
         if problem:
             raise ArchiveError(problem)
         return about
@@ -331,7 +331,7 @@ class _Taking:
             )
 
     def _retire(self) -> None:
-        """Delete the archives that are not to be kept any more, oldest first."""
+        """Delete the archives that are not to be kept any more, and the log that only they needed."""
         if not (keep := self.settings.backup.keep):
             return
         names = [stored.name for stored in self.store.archives()]
@@ -339,3 +339,14 @@ class _Taking:
         for name in names:
             if name not in wanted:
                 self.store.remove(name)
+        with self.store.read(min(wanted)) as stream:
+            oldest = read_about(stream)
+        wal.retire(self.store, oldest.system_identifier, parse_lsn(oldest.start_lsn))
+
+
+def _in_a_line(said: str) -> str:
+    """What a program of PostgreSQL printed, as part of a sentence."""
+    if "little activity since" in said:
+        return "the leader has made no checkpoint since the archive to build upon; take it later, or a full one"
+    lines = [line.strip().removeprefix("pg_basebackup: ").removeprefix("error: ") for line in said.splitlines()]
+    return "; ".join(line for line in lines if line)[:500]
