@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
 
-.PHONY: help venv lint test test-fast lab lab-down bench bench-peer docs matrix clean
+.PHONY: help venv lint test test-fast lab lab-down bench bench-peer bench-backup docs matrix clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ bench: venv  ## hand-over and every fault, 5 times each, in the lab
 
 bench-peer: venv  ## the same beside Patroni with vip-manager, 3 times each: half an hour
 	$(PY) -m bench --peer --runs 3 --only hand-over kill-postgres kill-host pause-host isolate cut-peers
+
+bench-backup: venv  ## backup of 5 GB beside pg_basebackup, in turn, 3 times each, on this machine
+	$(PY) -m bench.backup
 
 clean:  ## remove what make made here
 	rm -rf $(VENV) build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
