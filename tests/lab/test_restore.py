@@ -140,6 +140,8 @@ KILL = {
         "kill -9 $verb; systemctl kill -s KILL chefha-leaderl; systemctl kill -s KILL chefha-postgresql",
     ),
 }
+MACHINE = "the machine, when the data is exchanged"
+KILL[MACHINE] = ("ls {home}/data.before-* 2>/dev/null", "true")
 
 
 @pytest.mark.parametrize("what", KILL)
@@ -151,9 +153,13 @@ def test_killed_on_its_way_it_leaves_the_old_data_or_the_restored(
     when, kill = KILL[what]
     script = (
         f"{CTL} restore {path} -y >/root/killed.log 2>&1 & verb=$!; "
-        f"for i in $(seq 6000); do {when.format(home=HOME)} >/dev/null && break; sleep 0.01; done; {kill}; sleep 1"
+        f"for i in $(seq 6000); do {when.format(home=HOME)} >/dev/null && break; sleep 0.01; done; {kill}"
     )
     lab.exec(node, script, 90)
+    if what == MACHINE:
+        lab.fault("kill-host", node)
+        poll(lambda: False, 5)
+        lab.heal(node)
     witness.await_converged(120)
     leader = witness.leader()
     old = sql(lab, leader, "select to_regclass('since') is not null") == "t"

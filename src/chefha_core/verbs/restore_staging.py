@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import pwd
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from types import TracebackType
 from chefha_core.backup.archive import About
 from chefha_core.model import EtcdView
 from chefha_core.parts import postgres_control as control_file
+from chefha_core.parts import postmaster
 from chefha_core.parts.postgres_clone import SPARE
 from chefha_core.parts.postgres_restore import Target, make_ready
 from chefha_core.parts.postgres_tools import Places, sync_directory
@@ -93,12 +95,24 @@ class Staging:
                     f"the data could not be put in place at once; name one below {self.places.home}, or leave "
                     f"--staging-dir out; {_NOTHING}"
                 )
+            self._check_reachable()
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._own(folder)
             (folder / MARK).touch()
+            postmaster.kill_all(self.data, time.monotonic() + 10.0)  # the server of an attempt that was killed
             self._empty_data()
             self.data.mkdir(mode=0o700)
             self._own(self.data)
+
+    def _check_reachable(self) -> None:
+        owner = pwd.getpwnam(self.places.user).pw_uid
+        for path in (path for path in self.folder.parents if path.exists()):
+            found = path.stat()
+            if not found.st_mode & (0o100 if found.st_uid == owner else 0o001):
+                raise VerbError(
+                    f"restore: PostgreSQL's user cannot get through {path} to the staging directory {self.folder}; "
+                    f"name one below {self.places.home}, or leave --staging-dir out; {_NOTHING}"
+                )
 
     def check_room(self, about: About) -> None:
         """VerbError if the archive's data does not fit beside the present one."""
