@@ -173,3 +173,18 @@ def test_killed_on_its_way_it_leaves_the_old_data_or_the_restored(
     assert_as_archived(lab, node, acknowledged)
     sql(lab, node, "create table since as select generate_series(1, 500) n")
     assert poll(lambda: "restore" not in lab.exec(node, f"ls -a {HOME}")[1].replace(".restore.lock", ""), 10)
+
+
+def test_all_three_data_directories_lost(lab: Lab, witness: Witness, archive: tuple[str, str, int]) -> None:
+    """Nobody can be elected, and the archive brings the cluster back, on the one whose key it was last."""
+    node, path, acknowledged = archive
+    witness.await_converged(60)
+    services = "chefha-leaderl chefha-postgresql"
+    for name in (*others(node), node):
+        lab.exec(name, f"systemctl stop {services}; rm -rf {HOME}/data {HOME}/data.*", 60)
+    for name in (node, *others(node)):
+        lab.exec(name, "systemctl start chefha-leaderl", 60)
+    assert poll(lambda: "no terminal" in ctl(lab, node, f"restore {path}")[1], 60), ctl(lab, node, f"restore {path}")
+    restored(lab, node, path)
+    witness.await_converged(60)
+    assert_as_archived(lab, node, acknowledged)

@@ -101,6 +101,7 @@ def if_leading(seen: Observation, command: Command) -> tuple[Command | None, str
     report = seen.etcd.members.get(leader.name)
     if leader.state is not LeaderState.LEADING:
         return None, f"waiting until {leader.name} leads"
-    if report is None or report.checkpoint_timeline != leader.timeline:
+    primary = report is not None and report.pg is PgState.PRIMARY
+    if report is None or not primary or report.checkpoint_timeline != leader.timeline:
         return None, f"waiting for {leader.name}'s first checkpoint as leader"
     return command, command.reason

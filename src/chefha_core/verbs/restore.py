@@ -16,7 +16,7 @@ from typing import Any
 from chefha_core import codec
 from chefha_core.backup.archive import About
 from chefha_core.backup.errors import ArchiveError
-from chefha_core.model import EtcdView, LeaderState, Position, Restoration
+from chefha_core.model import EtcdView, Position, Restoration
 from chefha_core.parts.etcd import Compare, Delete, EtcdClient, EtcdError, Put
 from chefha_core.parts.postgres_tools import Places, PostgresError
 from chefha_core.plan.facts import next_timeline
@@ -158,7 +158,7 @@ def _ask(client: EtcdClient, request: Restoration) -> None:
     """Write the request, unless somebody else asked for something meanwhile."""
     view = _look(client)
     leader = view.leader
-    if leader is None or (leader.name, leader.epoch, leader.state) != (request.by, request.epoch, LeaderState.LEADING):
+    if leader is None or (leader.name, leader.epoch) != (request.by, request.epoch):
         raise NotRestored(
             f"restore: {leader.name if leader else 'nobody'} leads now, epoch {request.epoch} is over; "
             "nothing was changed, begin again on the leader"
