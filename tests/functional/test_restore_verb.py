@@ -265,10 +265,12 @@ def test_what_a_killed_one_left_is_cleared_by_the_next(leaderl: Scene) -> None:
     home = leaderl.leader.places.home
     shutil.copytree(leaderl.leader.places.data / "global", home / "restore/data/global")
     (home / "restore/chefha-restore").touch()
+    (home / "data.unwanted").mkdir()
     shutil.copytree(leaderl.leader.places.data / "global", home / "data.restored/global")
     (home / "data.restored/global/pg_control").write_bytes(bytes(100))
     leaderl.restore()
     assert rows(leaderl) == 100
+    assert not (home / "data.unwanted").exists()
 
 
 def test_not_confirmed_nothing_has_been_done(scene: Scene) -> None:

@@ -167,9 +167,8 @@ def _ask(client: EtcdClient, request: Restoration) -> None:
     old = view.restore  # of an earlier epoch, or it had been refused
     same = Compare.mod_revision("restore", old.mod_revision) if old else Compare.absent("restore")
     done = client.txn([same, Compare.absent("intent")], [Put("restore", value), Delete("restore_result")])
-    if not done.succeeded:
-        kv = client.get("restore")  # it lost against its own first attempt, or against somebody else's request
-        if kv is None or kv.value != value:
-            raise NotRestored(
-                "restore: somebody else asked for a restoration or a hand-over meanwhile; nothing was changed"
-            )
+    if done.succeeded or ((kv := client.get("restore")) is not None and kv.value == value):
+        return
+    if done.doubtful:  # its first attempt may have been carried out already, or come yet
+        raise VerbError("restore: it is not certain that it was asked for; look at cluster-status, then try again")
+    raise NotRestored("restore: somebody else asked for a restoration or a hand-over meanwhile; nothing was changed")

@@ -75,8 +75,7 @@ class Staging:
                 "restore: the data of the restoration before is the cluster's and not in place yet; leaderl puts it "
                 f"there, see cluster-status; {_NOTHING}"
             )
-        if self.places.restored.exists():
-            shutil.rmtree(self.places.restored)
+        self.withdraw()
 
     def _open_folder(self) -> None:
         folder = self.folder
@@ -135,8 +134,13 @@ class Staging:
         return system_id
 
     def withdraw(self) -> None:
-        """Nobody has asked for the restored data: it goes."""
-        shutil.rmtree(self.places.restored, ignore_errors=True)
+        """Nobody will put the restored data in place: it goes, from leaderl's eyes at once."""
+        unwanted = self.places.home / f"{self.places.data.name}.unwanted"
+        with self._explained():
+            shutil.rmtree(unwanted, ignore_errors=True)  # of an attempt that was killed
+            if self.places.restored.exists():
+                self.places.restored.rename(unwanted)
+                shutil.rmtree(unwanted)
 
     def _own(self, path: Path) -> None:
         if os.geteuid() == 0:
