@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from chefha_core import codec
 from chefha_core.model import LeaderKey, LeaderState, Lease, Observation
 from chefha_core.parts.etcd import Compare, Delete, EtcdError, Put
+from chefha_core.parts.postgres_tools import PostgresError
 from chefha_core.plan.commands import ClearRestore, PublishRestore
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def publish(actor: Actor, command: PublishRestore) -> None:
     kv = actor.etcd.get("config")
     if kv is None:
         raise EtcdError("etcd has no configuration of this cluster any more")
+    if actor.postgres.staged() != request.system_id:
+        raise PostgresError(f"the restored data of {request.by} was withdrawn")
     before, cause = codec.cluster_config(kv), f"restored from {request.source or 'an archive'}"
     former = tuple(dict.fromkeys((*before.former, before.system_id)))
     config = dataclasses.replace(before, system_id=request.system_id, former=former)

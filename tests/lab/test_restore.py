@@ -140,6 +140,8 @@ KILL = {
         "kill -9 $verb; systemctl kill -s KILL chefha-leaderl; systemctl kill -s KILL chefha-postgresql",
     ),
 }
+MACHINE = "the machine, when the data is exchanged"
+KILL[MACHINE] = ("ls {home}/data.before-* 2>/dev/null", "true")
 
 
 @pytest.mark.parametrize("what", KILL)
@@ -151,9 +153,13 @@ def test_killed_on_its_way_it_leaves_the_old_data_or_the_restored(
     when, kill = KILL[what]
     script = (
         f"{CTL} restore {path} -y >/root/killed.log 2>&1 & verb=$!; "
-        f"for i in $(seq 6000); do {when.format(home=HOME)} >/dev/null && break; sleep 0.01; done; {kill}; sleep 1"
+        f"for i in $(seq 6000); do {when.format(home=HOME)} >/dev/null && break; sleep 0.01; done; {kill}"
     )
     lab.exec(node, script, 90)
+    if what == MACHINE:
+        lab.fault("kill-host", node)
+        poll(lambda: False, 5)
+        lab.heal(node)
     witness.await_converged(120)
     leader = witness.leader()
     old = sql(lab, leader, "select to_regclass('since') is not null") == "t"
@@ -167,3 +173,18 @@ def test_killed_on_its_way_it_leaves_the_old_data_or_the_restored(
     assert_as_archived(lab, node, acknowledged)
     sql(lab, node, "create table since as select generate_series(1, 500) n")
     assert poll(lambda: "restore" not in lab.exec(node, f"ls -a {HOME}")[1].replace(".restore.lock", ""), 10)
+
+
+def test_all_three_data_directories_lost(lab: Lab, witness: Witness, archive: tuple[str, str, int]) -> None:
+    """Nobody can be elected, and the archive brings the cluster back, on the one whose key it was last."""
+    node, path, acknowledged = archive
+    witness.await_converged(60)
+    services = "chefha-leaderl chefha-postgresql"
+    for name in (*others(node), node):
+        lab.exec(name, f"systemctl stop {services}; rm -rf {HOME}/data {HOME}/data.*", 60)
+    for name in (node, *others(node)):
+        lab.exec(name, "systemctl start chefha-leaderl", 60)
+    assert poll(lambda: "no terminal" in ctl(lab, node, f"restore {path}")[1], 60), ctl(lab, node, f"restore {path}")
+    restored(lab, node, path)
+    witness.await_converged(60)
+    assert_as_archived(lab, node, acknowledged)

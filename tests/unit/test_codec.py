@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -10,7 +11,7 @@ from tests.unit.plan_builder import KEY
 
 from chefha_core import codec
 from chefha_core.leaderl.memory import Memory
-from chefha_core.model import EtcdView
+from chefha_core.model import ClusterConfig, EtcdView, Restoration
 from chefha_core.observe import read_etcd
 from chefha_core.parts.etcd import KeyValue, Snapshot
 
@@ -65,3 +66,14 @@ def test_a_request_is_as_old_as_its_first_sight() -> None:
     assert codec.view(snapshot(), 2.0, first).intent_seen_at == 1.0
     other = snapshot(intent=json.dumps({"to": "c", "by": "x", "epoch": 3}))
     assert codec.view(other, 3.0, first).intent_seen_at == 3.0
+
+
+def test_a_restoration_and_former_system_identifiers_come_back_as_they_were_written() -> None:
+    asked = Restoration("a", 3, "8", 5, "chef-backup.tar.zst")
+    config = ClusterConfig("7", failover=False, former=("5", "6"))
+    found = codec.view(snapshot(restore=codec.dump(asked), config=codec.dump(config)), 1.0)
+    assert (found.restore, found.config) == (dataclasses.replace(asked, mod_revision=5), config)
+    assert found.restore_seen_at == 1.0
+    later = codec.view(snapshot(restore=codec.dump(asked)), 2.0, found)
+    assert (later.restore_seen_at, later.config and later.config.former) == (1.0, ())
+    assert codec.view(snapshot(restore="by hand"), 1.0).restore is None

@@ -159,6 +159,18 @@ def test_what_was_replaced_goes_once_all_others_follow_the_new_data() -> None:
     assert not why_old_data_goes(follower(pg=standby(since=59.0)), POLICY)
 
 
+def test_where_nobody_has_any_data_whose_key_it_was_restores() -> None:
+    """All three data directories are lost: the leader gave up, and nobody can be elected."""
+    key = dataclasses.replace(KEY, state=LeaderState.RELEASING)
+    empty = {name: report(name, pg=PgState.EMPTY, streaming=False, position=None) for name in MEMBERS}
+    etcd = dataclasses.replace(ASKED, leader=key, members=empty)
+    seen = asked(etcd=etcd, pg=PgFacts(), address=False, lease=None)
+    assert kinds(seen) == [c.Renew]
+    assert kinds(dataclasses.replace(seen, lease=Lease(3, NOW - 0.1))) == [c.PublishRestore]
+    some = dataclasses.replace(etcd, members={**empty, "c": report("c")})
+    assert c.PublishRestore not in kinds(dataclasses.replace(seen, etcd=some, lease=Lease(3, NOW - 0.1)))
+
+
 def test_a_released_key_is_not_restored_on() -> None:
     released = dataclasses.replace(ASKED, leader=dataclasses.replace(KEY, state=LeaderState.RELEASING))
     assert c.PublishRestore not in kinds(asked(etcd=released, pg=stopped(was_primary=True, clean=True)))

@@ -165,7 +165,7 @@ def _await_primary(
         if alive is not None and alive.status == "ready":
             return
         if time.monotonic() >= until:
-            raise PostgresError(f"the log of the restored data was not replayed in time; see {log}")
+            raise PostgresError("the log of the restored data was not replayed in time; give a longer --timeout")
         on_wait()
         time.sleep(TICK)
 

@@ -105,6 +105,7 @@ def if_leading(seen: Observation, command: Command) -> tuple[Command | None, str
         return None, f"waiting until {leader.name} leads"
     if seen.storage:  # nothing that replaces data begins on storage that may not take it
         return None, f"waiting until its storage is well: {seen.storage}"
-    if report is None or report.checkpoint_timeline != leader.timeline:
+    primary = report is not None and report.pg is PgState.PRIMARY
+    if report is None or not primary or report.checkpoint_timeline != leader.timeline:
         return None, f"waiting for {leader.name}'s first checkpoint as leader"
     return command, command.reason

@@ -49,7 +49,7 @@ def lead(seen: Observation, policy: Policy) -> Plan | None:
     if not names_me(seen) and not (etcd.leader is None and seen.lease and seen.pg.state is PgState.PRIMARY):
         return None
     key = etcd.leader or _lost_key(seen, etcd)
-    if key.state is LeaderState.RELEASING:
+    if key.state is LeaderState.RELEASING and not restore.revives(seen, policy):
         return _released(seen, policy, key)
     if seen.name in etcd.candidates:
         why = "the new leader stands no more"

@@ -9,6 +9,8 @@ is there: directories are swapped, the leader starts, and whoever has a former s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from chefha_core.model import EtcdView, LeaderKey, LeaderState, Observation, PgState, Restoration
 from chefha_core.plan.commands import (
     ClearRestore,
@@ -42,7 +44,7 @@ def step(seen: Observation, policy: Policy, key: LeaderKey) -> Step | None:
     request = seen.etcd.restore
     if request is None:
         return None
-    why = why_not(seen, seen.etcd, key, request)
+    why = why_not(seen, policy, key, request)
     if why:
         return [ClearRestore(why)], f"keeps leading: not restored, {why}"
     reason = f"restoring {request.source or 'an archive'}, asked for by {request.by}"
@@ -60,11 +62,26 @@ def waits(seen: Observation) -> bool:
     return config is not None and bool(seen.staged) and seen.staged == config.system_id != seen.pg.system_id
 
 
-def why_not(seen: Observation, etcd: EtcdView, key: LeaderKey, request: Restoration) -> str:
+def revives(seen: Observation, policy: Policy) -> bool:
+    """True if nobody has any data, and somebody asked for a restoration: whose key it was last may carry it out."""
+    etcd = seen.etcd
+    return etcd is not None and etcd.restore is not None and not why_data(etcd, policy.members)
+
+
+def why_data(etcd: EtcdView, members: Iterable[str]) -> str:
+    """Who has data, or does not say that it has none; "" if every member says so."""
+    reports = {name: etcd.members.get(name) for name in members}
+    owners = sorted(name for name, report in reports.items() if report is None or report.pg is not PgState.EMPTY)
+    return f"{', '.join(owners)} may have data" if owners else ""
+
+
+def why_not(seen: Observation, policy: Policy, key: LeaderKey, request: Restoration) -> str:
     """Why the leader does not restore what was asked for; "" if it does."""
+    etcd = seen.etcd
+    assert etcd is not None
     if request.epoch != key.epoch:
         return f"it was asked of the leader of epoch {request.epoch}, and this is epoch {key.epoch}"
-    if key.state is not LeaderState.LEADING:
+    if key.state is not LeaderState.LEADING and not revives(seen, policy):
         return f"{key.name} is {key.state}"
     if etcd.config is None:
         return "etcd has no configuration of this cluster"

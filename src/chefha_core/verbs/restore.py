@@ -16,7 +16,7 @@ from typing import Any
 from chefha_core import codec
 from chefha_core.backup.archive import About
 from chefha_core.backup.errors import ArchiveError
-from chefha_core.model import EtcdView, LeaderState, Position, Restoration
+from chefha_core.model import EtcdView, Position, Restoration
 from chefha_core.parts.etcd import Compare, Delete, EtcdClient, EtcdError, Put
 from chefha_core.parts.postgres_tools import Places, PostgresError
 from chefha_core.plan.facts import next_timeline
@@ -158,7 +158,7 @@ def _ask(client: EtcdClient, request: Restoration) -> None:
     """Write the request, unless somebody else asked for something meanwhile."""
     view = _look(client)
     leader = view.leader
-    if leader is None or (leader.name, leader.epoch, leader.state) != (request.by, request.epoch, LeaderState.LEADING):
+    if leader is None or (leader.name, leader.epoch) != (request.by, request.epoch):
         raise NotRestored(
             f"restore: {leader.name if leader else 'nobody'} leads now, epoch {request.epoch} is over; "
             "nothing was changed, begin again on the leader"
@@ -167,9 +167,8 @@ def _ask(client: EtcdClient, request: Restoration) -> None:
     old = view.restore  # of an earlier epoch, or it had been refused
     same = Compare.mod_revision("restore", old.mod_revision) if old else Compare.absent("restore")
     done = client.txn([same, Compare.absent("intent")], [Put("restore", value), Delete("restore_result")])
-    if not done.succeeded:
-        kv = client.get("restore")  # it lost against its own first attempt, or against somebody else's request
-        if kv is None or kv.value != value:
-            raise NotRestored(
-                "restore: somebody else asked for a restoration or a hand-over meanwhile; nothing was changed"
-            )
+    if done.succeeded or ((kv := client.get("restore")) is not None and kv.value == value):
+        return
+    if done.doubtful:  # its first attempt may have been carried out already, or come yet
+        raise VerbError("restore: it is not certain that it was asked for; look at cluster-status, then try again")
+    raise NotRestored("restore: somebody else asked for a restoration or a hand-over meanwhile; nothing was changed")

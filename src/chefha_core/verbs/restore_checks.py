@@ -18,6 +18,7 @@ from chefha_core.model import EtcdView, LeaderState, parse_lsn
 from chefha_core.parts import postgres_sql as sql
 from chefha_core.parts.postgres_restore import Target
 from chefha_core.parts.postgres_tools import Places, PostgresError
+from chefha_core.plan.restore import why_data
 from chefha_core.settings import Settings
 from chefha_core.verbs.reach import VerbError
 
@@ -103,7 +104,8 @@ def refusal(settings: Settings, view: EtcdView, name: str) -> str:
         return f"the restoration of {request.source}, asked for by {request.by}, is under way; wait for its end"
     if view.intent is not None and view.intent.epoch == leader.epoch:
         return f"a hand-over to {view.intent.to or 'anybody'} is under way; wait for its end"
-    if leader.state is not LeaderState.LEADING:
+    gone = leader.state is LeaderState.RELEASING and not why_data(view, settings.members)  # nobody's data is left
+    if leader.state is not LeaderState.LEADING and not gone:
         return f"{leader.name} is {leader.state} at the moment; try again when it leads"
     if view.config is None:
         return "etcd has no configuration of this cluster; apply its states first"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import pwd
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from types import TracebackType
 from chefha_core.backup.archive import About
 from chefha_core.model import EtcdView
 from chefha_core.parts import postgres_control as control_file
+from chefha_core.parts import postmaster
 from chefha_core.parts.postgres_clone import SPARE
 from chefha_core.parts.postgres_restore import Target, make_ready
 from chefha_core.parts.postgres_tools import Places, sync_directory
@@ -73,8 +75,7 @@ class Staging:
                 "restore: the data of the restoration before is the cluster's and not in place yet; leaderl puts it "
                 f"there, see cluster-status; {_NOTHING}"
             )
-        if self.places.restored.exists():
-            shutil.rmtree(self.places.restored)
+        self.withdraw()
 
     def _open_folder(self) -> None:
         folder = self.folder
@@ -93,12 +94,24 @@ class Staging:
                     f"the data could not be put in place at once; name one below {self.places.home}, or leave "
                     f"--staging-dir out; {_NOTHING}"
                 )
+            self._check_reachable()
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._own(folder)
             (folder / MARK).touch()
+            postmaster.kill_all(self.data, time.monotonic() + 10.0)  # the server of an attempt that was killed
             self._empty_data()
             self.data.mkdir(mode=0o700)
             self._own(self.data)
+
+    def _check_reachable(self) -> None:
+        owner = pwd.getpwnam(self.places.user).pw_uid
+        for path in (path for path in self.folder.parents if path.exists()):
+            found = path.stat()
+            if not found.st_mode & (0o100 if found.st_uid == owner else 0o001):
+                raise VerbError(
+                    f"restore: PostgreSQL's user cannot get through {path} to the staging directory {self.folder}; "
+                    f"name one below {self.places.home}, or leave --staging-dir out; {_NOTHING}"
+                )
 
     def check_room(self, about: About) -> None:
         """VerbError if the archive's data does not fit beside the present one."""
@@ -121,8 +134,13 @@ class Staging:
         return system_id
 
     def withdraw(self) -> None:
-        """Nobody has asked for the restored data: it goes."""
-        shutil.rmtree(self.places.restored, ignore_errors=True)
+        """Nobody will put the restored data in place: it goes, from leaderl's eyes at once."""
+        unwanted = self.places.home / f"{self.places.data.name}.unwanted"
+        with self._explained():
+            shutil.rmtree(unwanted, ignore_errors=True)  # of an attempt that was killed
+            if self.places.restored.exists():
+                self.places.restored.rename(unwanted)
+                shutil.rmtree(unwanted)
 
     def _own(self, path: Path) -> None:
         if os.geteuid() == 0:

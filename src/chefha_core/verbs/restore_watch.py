@@ -43,7 +43,7 @@ def await_restored(
         try:
             snapshot = client.range()
             view = codec.view(snapshot, time.monotonic())
-        except EtcdError:
+        except (EtcdError, codec.DamagedKey):
             time.sleep(LOOK)
             continue
         missing = _missing(view, settings, request, places, reached)
