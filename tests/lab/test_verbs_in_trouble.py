@@ -23,8 +23,8 @@ WELL = ""
 NO_ETCD = "etcd does not answer"
 NO_LEADER = "no leader now"
 NOT_CONVERGED = "not converged"
-#: seconds for a verb by its own measure, and for Salt and two shared cores besides
-DEADLINE = 8.0
+#: seconds for a verb and the two cores that all machines share; Salt takes its own time besides
+DEADLINE = 10.0
 PATIENCE = 40.0
 
 
@@ -46,13 +46,13 @@ ROWS = (
     Row("cluster-status --json"),
     Row("status", "status"),
     Row("status etcd"),
-    Row("status --simple", "status simple=True"),
-    Row("version", "version"),
+    Row("status --simple"),
+    Row("version"),
     Row("show-config"),
-    Row("gen-sample-backend-config", "gen_sample_backend_config"),
-    Row("gen-server-config chef.example.com", "gen_server_config chef.example.com"),
+    Row("gen-sample-backend-config"),
+    Row("gen-server-config chef.example.com"),
     Row("promote {gone}", "promote {gone}", NO_ETCD, "has not reported lately", NO_LEADER),
-    Row("promote be9", "promote be9", NO_ETCD, "no such member", "no such member"),
+    Row("promote be9", "", NO_ETCD, "no such member", "no such member"),
     Row("demote", "demote", NO_ETCD, "is not the leader", NO_LEADER),
     # as it is already, so that nothing changes: on, and off where the situation has no leader because of that
     Row("set-cluster-failover {failover}", "set_cluster_failover {failover}", NO_ETCD),
@@ -96,7 +96,7 @@ def try_all(lab: Lab, node: str, gone: str, failover: str, expected: Callable[[R
     def attempt(way: Callable[[Lab, str, str], tuple[str, float]], words: str, wanted: str) -> list[str]:
         words = words.format(gone=gone, failover=failover)
         said, took = way(lab, node, words)
-        slow = [f"{words}: {took:.1f} s"] if took > DEADLINE + (DEADLINE if way is by_salt else 0) else []
+        slow = [f"{words}: {took:.1f} s"] if took > (PATIENCE if way is by_salt else DEADLINE) else []
         as_wanted = wanted in said if wanted else said == WELL
         return slow + ([] if as_wanted else [f"{words}: expected {wanted or 'success'}, got {said or 'success'}"])
 

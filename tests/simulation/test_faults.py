@@ -7,6 +7,8 @@ from sim.faults import Fault
 from sim.history import live
 from sim.world import World
 
+from chefha_core.act import KEPT_EPOCHS
+
 SEEDS = range(8)
 L, F, S = "leader", "first", "second"
 
@@ -154,6 +156,17 @@ def test_f18_a_leader_whose_disk_hangs_gives_up_and_writes_go_on() -> None:
     for world in lived([Fault(1, "disk full", L, 90.0, "hangs"), Fault(40, "nothing")]):
         assert world.leader and world.leader.epoch == 2
         assert any("gives up" in text for _, who, text in world.story if who == "a")
+
+
+def test_f60_a_node_that_was_away_for_more_epochs_than_the_history_has_rows_joins_again() -> None:
+    script = [
+        Fault(1, "crash", "c", 200.0),
+        *[Fault(3, "hand over to", "a", extra="anybody")] * 60,
+        Fault(25, "nothing"),
+    ]
+    for world in lived(script):
+        assert world.leader and world.leader.epoch > KEPT_EPOCHS + 5
+        assert sum(key.startswith("history/") for key in world.etcd.kvs) == KEPT_EPOCHS
 
 
 def test_f33_a_leader_whom_all_members_agree_to_goes_on_without_etcd() -> None:

@@ -67,6 +67,12 @@ BAD = {
     "a key that outlives nothing": (set_to("leaderl:leader_ttl_seconds", 5), "chefha:leaderl"),
     "renewals too rare": (set_to("leaderl:interval_seconds", 9.0), "chefha:leaderl"),
     "requests too slow": (set_to("leaderl:request_timeout_seconds", 4.5), "chefha:leaderl"),
+    "a slow disk that counts as broken": (set_to("leaderl:health_check:max_disk_failures", 0), "max_disk_failures"),
+    "a disk that must be faster than disks are": (
+        set_to("leaderl:health_check", {"disk_deadline_seconds": 1, "max_disk_failures": 2}),
+        "chefha:leaderl:health_check",
+    ),
+    "room for less than two segments": (set_to("leaderl:health_check:least_free_mb", 16), "least_free_mb is 16"),
     "etcd's election outlives the key": (set_to("etcd:election_timeout", 10000), "chefha:etcd:election_timeout"),
     "etcd's heartbeat too slow": (set_to("etcd:heartbeat_interval", 500), "chefha:etcd:election_timeout"),
     "a parameter that failover rests on": (set_to("postgresql:parameters", {"fsync": "off"}), "sets fsync"),

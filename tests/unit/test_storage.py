@@ -6,13 +6,33 @@ import dataclasses
 from typing import Any
 
 import pytest
-from plan_builder import KEY, NOW, TIMES, decide, follower, kinds, leader, only, primary, report, stale, standby, view
+from plan_builder import (
+    KEY,
+    MEMBERS,
+    NOW,
+    TIMES,
+    decide,
+    follower,
+    kinds,
+    leader,
+    only,
+    primary,
+    report,
+    stale,
+    standby,
+    view,
+)
 
 from chefha_core.leaderl.disk_monitor import DiskMonitor, Limits, Storage, judged
 from chefha_core.model import Intent, LeaderState, Observation, PgState
 from chefha_core.parts.disks import Disk, DiskProbe, Look, ProbeBroken
 from chefha_core.plan import commands as c
 from chefha_core.plan.handover import why_not_eligible
+from chefha_core.settings import Secrets, Settings
+from chefha_core.verbs import status
+from chefha_core.verbs.cluster_status import Answers
+from chefha_core.verbs.cluster_status import report as cluster_report
+from chefha_core.verbs.reach import VerbError
 
 MIB = 1 << 20
 LIMITS = Limits(deadline=10.0, failures=3, least_free=64 * MIB)
@@ -72,7 +92,7 @@ def test_room_is_not_looked_at_where_the_settings_say_so() -> None:
     assert storage.trouble == ""
 
 
-class Answers(DiskProbe):
+class Scripted(DiskProbe):
     """A probe that says what it is told to say."""
 
     def __init__(self, *answers: Look | ProbeBroken) -> None:
@@ -89,7 +109,7 @@ def test_changes_are_told_once_and_a_broken_probe_says_nothing() -> None:
     told: list[tuple[str, bool]] = []
     broken = ProbeBroken("out of memory")
     answers = [LOW, LOW, broken, broken, LOW, LOW, *[GOOD] * 7, *[HANGS] * 4]
-    monitor = DiskMonitor(Answers(*answers), LIMITS, 5.0, lambda now: told.append((now.trouble, now.hangs)))
+    monitor = DiskMonitor(Scripted(*answers), LIMITS, 5.0, lambda now: told.append((now.trouble, now.hangs)))
     for _ in answers:
         monitor.look()
     hangs = "a write to /data does not come back within 10 s"
@@ -203,3 +223,39 @@ def test_nothing_is_written_where_a_write_hangs() -> None:
     assert kinds(follower(pg=elsewhere)) == [c.Follow]
     assert kinds(follower(pg=elsewhere, storage=FULL)) == [c.Follow]
     assert kinds(follower(pg=elsewhere, storage_hangs=True)) == []
+
+
+# ---- the verbs
+
+SETTINGS = Settings(members=dict(MEMBERS), vip="10.0.0.9", secrets=Secrets("s", "r", "t"))
+
+
+def test_cluster_status_says_whose_storage_is_in_trouble() -> None:
+    members = view().members | {"b": report("b", storage=FULL)}
+    data = cluster_report(SETTINGS, Answers(view(members=members), live={"c": {"storage": "hangs"}}))
+    assert {row["name"]: row["storage"] for row in data["members"]} == {"a": "", "b": FULL, "c": "hangs"}
+    assert data["problems"] == {"storage of b": FULL, "storage of c": "hangs"}
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"storage": FULL, "storage_problem": FULL, "disks": [{"seconds": 0.1}]}, f"IN TROUBLE: {FULL}"),
+        ({"storage": "", "storage_problem": FULL, "disks": [{"seconds": 0.1}]}, f"suspicious: {FULL}"),
+        (
+            {"storage": "", "storage_problem": "", "disks": [{"seconds": 0.1}, {"seconds": 2}]},
+            "test write 0.1 s and 2 s",
+        ),
+        ({}, "not tested yet"),
+        (None, "not tested: leaderl does not answer"),
+    ],
+)
+def test_status_says_what_the_test_writes_found(said: Any, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leaderl_status(timeout: float) -> dict[str, Any]:
+        if said is None:
+            raise VerbError("leaderl does not answer")
+        return dict(said)
+
+    monkeypatch.setattr(status, "leaderl_status", leaderl_status)
+    row = status.disks(SETTINGS, 1.0)[SETTINGS.postgresql.data_dir]
+    assert "GB free" in row and row.endswith(f", {words}")

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from chefha_core import codec
-from chefha_core.act import UNFIT
+from chefha_core.act import KEPT_EPOCHS, UNFIT
 from chefha_core.model import (
     Candidacy,
     ClusterConfig,
@@ -71,7 +71,8 @@ def _take(node: Leaderl, cmd: c.TakeKey) -> Steps:
     key = LeaderKey(node.name, cmd.epoch, LeaderState.PROMOTING, cmd.timeline)
     history = {"name": node.name, "epoch": cmd.epoch, "timeline": cmd.timeline, "cause": cmd.cause}
     puts = {"leader": codec.dump(key), f"history/{cmd.epoch}": json.dumps(history)}
-    done = yield from _txn(node, compare, puts, ("intent", "force", f"candidates/{node.name}"))
+    old = f"history/{cmd.epoch - KEPT_EPOCHS}"
+    done = yield from _txn(node, compare, puts, ("intent", "force", f"candidates/{node.name}", old))
     if not done:
         return False
     node.hold_lease(cmd.epoch, sent_at)
