@@ -94,6 +94,11 @@ def test_the_leader_hands_over_first_and_only_if_it_was_told_to() -> None:
     assert machine.did == ["look", "hand over", "apply"]
 
 
+def test_a_front_end_is_sent_to_its_states() -> None:
+    with pytest.raises(VerbError, match="fe1 is a front end"):
+        run("fe1", Played())
+
+
 def test_a_leader_with_nothing_to_change_goes_on_leading() -> None:
     machine = Played(pending=[])
     assert run("be1", machine, failover=True)["changed"] == []
@@ -136,7 +141,9 @@ def test_a_follower_that_does_not_stream_or_search_that_is_offline_is_not_well()
 
 
 def test_it_ends_where_it_failed_with_the_reason() -> None:
-    with pytest.raises(VerbError, match="upgrade of be2: state chefha_library failed: no room"):
+    with pytest.raises(
+        VerbError, match='upgrade of be2, after "the cluster is well": state chefha_library failed: no room'
+    ):
         run("be2", Played(failing="state chefha_library failed: no room"))
     with pytest.raises(VerbError, match="the states are applied, but: the cluster is not well: be3: gone"):
         run("be2", Played(after={"problems": {"be3": "gone"}}))

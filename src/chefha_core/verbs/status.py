@@ -156,7 +156,7 @@ def table(data: Mapping[str, Any]) -> str:
         state = f"{row['state']} (pid {row['pid']})" if row["pid"] else row["state"]
         rows.append([key, state, duration(row["seconds"]), row.get("distributed", "-")])
     room = "; ".join(f"{path}: {text}" for path, text in data["disks"].items())
-    return columns(rows) + (f"\ndisks        {room}" if room else "")
+    return columns(rows) + (f"\n{'disks'.ljust(max(len(row[0]) for row in rows))}  {room}" if room else "")
 
 
 def simple_lines(data: Mapping[str, Any]) -> str:

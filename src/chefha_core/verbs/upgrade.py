@@ -81,6 +81,8 @@ def upgrade(
     """This member becomes what the pillar says; with ``failover`` it hands over first if it leads and anything would
     change, with ``packages`` PostgreSQL's and etcd's packages are renewed too. VerbError, with where it ended.
     """
+    if name not in settings.members:
+        raise VerbError(f"upgrade: {name} is a front end, which its states bring up to date: salt-call state.apply")
     machine, progress = machine or Member(settings, name), _Progress(on_step)
     leads = _well("upgrade is refused", machine, PATIENCE)["leader"] == name
     progress.done("the cluster is well")
@@ -103,7 +105,7 @@ def upgrade(
             progress.done(f"{unit} restarted with its new program")
             changed.append(unit)
     except SaltFailed as error:
-        raise VerbError(f"upgrade of {name}: {error}") from None
+        raise VerbError(f'upgrade of {name}, after "{progress.steps[-1]["step"]}": {error}') from None
     _well(f"upgrade of {name}: the states are applied, but", machine, progress.left(timeout))
     progress.done("the cluster is well")
     return {"node": name, "changed": changed, "steps": progress.steps}
