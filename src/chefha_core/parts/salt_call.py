@@ -66,6 +66,6 @@ def _line(said: Any) -> str:
 
 
 def _program() -> str:
-    """Salt's own packages have it on the path, pip beside its Python."""
+    """That of the Python that has this library, or, as in Salt's own packages, the one on the path."""
     beside = Path(sys.executable).with_name("salt-call")
-    return shutil.which("salt-call") or str(beside)
+    return str(beside) if beside.exists() else shutil.which("salt-call") or "salt-call"
