@@ -241,7 +241,7 @@ def restore(cluster, path, **options):
 
     .. code-block:: bash
 
-        salt-run chefha.restore chefha /var/opt/chef-backup/chef-backup-2026-01-31-12-00-00.tgz yes=True
+        salt-run chefha.restore chefha /var/opt/chef-backup/chef-backup-2026-01-31-12-00-00.tar.zst
     """
     return _told("restore", lambda: _whole(cluster).on_leader("restore", path=path, **_options(options)))
 

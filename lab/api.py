@@ -22,7 +22,7 @@ from .deploy import PROJECT, Deployment
 from .nodes import Machines
 from .probe import Probe, ProbeResult
 from .progress import LabError, Progress
-from .saltside import Salt
+from .saltside import Salt, parse
 from .search_probe import SearchProbe, SearchResult
 from .stack import DEFAULT, STACKS, Stack
 from .topology import BACKENDS, BY_NAME, FRONTENDS, MASTER, NETWORK, Node
@@ -163,6 +163,14 @@ class Lab:
     def salt(self, *args: str, timeout: float = 60) -> dict[str, Any]:
         """Run `salt ARGS` on the master; each minion's answer by its name."""
         return self._salt.call(args, timeout)
+
+    def salt_run(self, *args: str, timeout: float = 60) -> dict[str, Any]:
+        """Run `salt-run ARGS` on the master; its answer, a refusal's as well. LabError if there is none."""
+        ran = self.machines.run(MASTER, ["salt-run", "--out=json", *args], timeout)
+        answer = parse(ran.out)
+        if answer is None:
+            raise LabError(f"salt-run {' '.join(args)} ended with {ran.rc} and no answer\n{ran.text}")
+        return answer
 
     def fault(self, kind: str, node: str) -> str:
         """Inject a fault (see faults.FAULTS); return it in words."""

@@ -1,4 +1,4 @@
-"""docs/commands.md: every verb in its three forms, read from the parsers and from the loader modules' own docstrings."""
+"""docs/commands.md: every verb in its three forms, read from the parsers and the loader modules' docstrings."""
 
 from __future__ import annotations
 

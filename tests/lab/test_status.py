@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from lab.api import Lab
+from lab.stack import CLUSTER
 from lab.topology import BACKENDS
 from lab.witness import Witness
 from tests.lab.story import HICCUP, under_load
@@ -63,6 +64,9 @@ def test_f14_follower_loses_power_and_status_says_so(lab: Lab, witness: Witness)
         answer = cluster_status(lab)
         assert victim in answer["problems"]
         assert answer["leader"] == story.leader
+        merged = lab.salt_run("chefha.cluster_status", CLUSTER)
+        assert merged["unanswered"] == {victim: "its minion does not answer"}
+        assert merged["leader"] == merged["vip"]["holder"] == story.leader
 
         def known() -> list[str]:
             row = rows(cluster_status(lab))[victim]

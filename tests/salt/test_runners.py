@@ -12,8 +12,8 @@ from chefha_core.model import ClusterConfig
 
 
 def run(cluster: Cluster, verb: str, *arguments: str) -> tuple[int, Any]:
-    """Exit code and data of `salt-run chefha.VERB`."""
-    done = cluster.master.salt_run_cli(timeout=120).run(f"chefha.{verb}", *arguments)
+    """Exit code and data of `salt-run chefha.VERB`, or of another runner with its whole name."""
+    done = cluster.master.salt_run_cli(timeout=120).run(verb if "." in verb else f"chefha.{verb}", *arguments)
     return done.returncode, done.data
 
 
@@ -48,6 +48,11 @@ def test_refusals_are_one_sentence_and_a_failure(cluster: Cluster) -> None:
         code, data = run(cluster, *asked)
         assert code != 0 and words in data["error"], (asked, data)
         assert "Traceback" not in data["error"] and "\n" not in data["error"]
+
+
+def test_f56_the_orchestration_fails_where_the_runner_refuses(cluster: Cluster) -> None:
+    code, data = run(cluster, "state.orchestrate", "orch.chefha.upgrade", "pillar={cluster: test}")
+    assert code != 0 and "refused before anything was touched" in json.dumps(data), data
 
 
 def test_a_verb_is_carried_out_on_the_right_member(cluster: Cluster) -> None:

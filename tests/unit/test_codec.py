@@ -11,7 +11,7 @@ from tests.unit.plan_builder import KEY
 
 from chefha_core import codec
 from chefha_core.leaderl.memory import Memory
-from chefha_core.model import ClusterConfig, EtcdView, Restoration
+from chefha_core.model import ClusterConfig, EtcdView, Intent, MemberReport, PgState, Position, Restoration
 from chefha_core.observe import read_etcd
 from chefha_core.parts.etcd import KeyValue, Snapshot
 
@@ -31,6 +31,16 @@ def snapshot(**changes: str) -> Snapshot:
 def test_a_later_version_may_write_more() -> None:
     found = codec.view(snapshot(), 1.0)
     assert (found.leader, found.config and found.config.system_id, found.last_epoch) == (KEY, "7", 3)
+
+
+def test_f56_every_key_that_members_share_may_have_more_in_it() -> None:
+    """In the middle of an upgrade the old read what the new write."""
+    report = MemberReport("a", "192.0.2.1", PgState.STANDBY, "follower", Position(1, 7), streaming=True)
+    kvs = {"leader": KEY, "members/a": report, "intent": Intent("b", "x", 3)}
+    plain = {key: codec.dump(fact) for key, fact in kvs.items()}
+    newer = {key: json.dumps({**json.loads(text), "of_a_later_version": [1]}) for key, text in plain.items()}
+    old, new = (codec.view(snapshot(**texts), 1.0) for texts in (plain, newer))
+    assert new == old and new.members == {"a": report} and new.leader == KEY and new.intent
 
 
 @pytest.mark.parametrize("value", ["mine", "[]", "null", "{}", '{"name": "a"}'])

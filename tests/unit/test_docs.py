@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from tests.commands_page import COMMANDS, commands
+from tests.commands_page import COMMANDS, commands, example, functions
 from tests.pages import is_current
 from tests.ports_page import PORTS, policy, tried, with_section
 
@@ -33,6 +33,12 @@ def test_the_page_of_the_pillar_is_that_of_the_code() -> None:
 
 def test_the_page_of_commands_is_that_of_the_code() -> None:
     is_current(COMMANDS, with_section(COMMANDS.read_text(encoding="utf-8"), "verbs", commands()))
+
+
+def test_every_function_and_runner_has_an_example_of_itself() -> None:
+    for folder, command in (("_modules", "salt '*' "), ("_runners", "salt-run ")):
+        for verb, doc in functions(folder).items():
+            assert f"chefha.{verb}" in example(verb, {verb: doc}), f"{folder}: {verb}: {command}chefha.{verb}"
 
 
 def test_the_page_of_ports_is_the_policy_of_the_firewall() -> None:

@@ -42,6 +42,7 @@ class Played:
 
     leader: str = "be1"
     pending: list[str] = field(default_factory=lambda: ["chefha_library"])
+    newer: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
     after: dict[str, Any] = field(default_factory=dict)
     failing: str = ""
@@ -55,10 +56,11 @@ class Played:
         self.leader = "be2"
         return self.leader
 
-    def packages(self, timeout: float) -> list[str]:
-        self.did.append("packages")
-        self.replaced = ["chefha-etcd.service", "chefha-postgresql.service"]
-        return ["postgresql-17"]
+    def packages(self, test: bool, timeout: float) -> list[str]:
+        if not test:
+            self.did.append("packages")
+            self.replaced = self.replaced or ["chefha-etcd.service", "chefha-postgresql.service"]
+        return self.newer
 
     def apply(self, test: bool, timeout: float) -> list[str]:
         self.did.append("look" if test else "apply")
@@ -72,6 +74,7 @@ class Played:
 
     def restart(self, unit: str, timeout: float) -> None:
         self.did.append(unit)
+        self.replaced = [one for one in self.replaced if one != unit]
 
 
 def run(name: str, machine: Played, **how: Any) -> dict[str, Any]:
@@ -94,14 +97,26 @@ def test_the_leader_hands_over_first_and_only_if_it_was_told_to() -> None:
     assert machine.did == ["look", "hand over", "apply"]
 
 
+def test_a_front_end_is_sent_to_its_states() -> None:
+    with pytest.raises(VerbError, match="fe1 is a front end"):
+        run("fe1", Played())
+
+
 def test_a_leader_with_nothing_to_change_goes_on_leading() -> None:
     machine = Played(pending=[])
-    assert run("be1", machine, failover=True)["changed"] == []
+    assert run("be1", machine, failover=True, packages=True)["changed"] == []
     assert machine.did == ["look"] and machine.leader == "be1"
 
 
+@pytest.mark.parametrize("what", ["newer", "replaced", "pending"])
+def test_a_leader_hands_over_whatever_it_is_that_would_change(what: str) -> None:
+    machine = Played(**{"pending": [], what: ["chefha-etcd.service"]})
+    assert "chefha-etcd.service" in run("be1", machine, failover=True, packages=True)["changed"]
+    assert machine.did[:2] == ["look", "hand over"] and machine.leader == "be2"
+
+
 def test_services_whose_program_was_replaced_are_restarted() -> None:
-    machine = Played()
+    machine = Played(newer=["postgresql-17"])
     data = run("be3", machine, packages=True)
     assert machine.did == ["packages", "apply", "chefha-etcd.service", "chefha-postgresql.service"]
     assert data["changed"][:2] == ["postgresql-17", "chefha_library"]
@@ -136,7 +151,9 @@ def test_a_follower_that_does_not_stream_or_search_that_is_offline_is_not_well()
 
 
 def test_it_ends_where_it_failed_with_the_reason() -> None:
-    with pytest.raises(VerbError, match="upgrade of be2: state chefha_library failed: no room"):
+    with pytest.raises(
+        VerbError, match='upgrade of be2, after "the cluster is well": state chefha_library failed: no room'
+    ):
         run("be2", Played(failing="state chefha_library failed: no room"))
     with pytest.raises(VerbError, match="the states are applied, but: the cluster is not well: be3: gone"):
         run("be2", Played(after={"problems": {"be3": "gone"}}))

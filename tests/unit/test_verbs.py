@@ -176,7 +176,17 @@ def test_status_table_and_simple_lines() -> None:
     data = {"services": rows, "disks": {}, "problems": {"wal_archive": "the log is not archived"}}
     assert status.simple_lines(data).splitlines() == ["run: etcd: (pid 6661) 107983s", "down: leaderl: 0s"]
     assert "etcd     running (pid 6661)  1d 5h 59m 43s" in status.table(data)
-    assert status.table(data).endswith("\nproblem      wal_archive: the log is not archived")
+    assert status.table(data).endswith("\nproblem  wal_archive: the log is not archived")
+    full = {"services": {
+        "postgresql": {"state": "running", "pid": 6640, "seconds": 107983, "distributed": "leader: 1; offline: 0"},
+        "opensearch": {"state": "inactive", "pid": 0, "seconds": 61, "distributed": "error: no answer"},
+    }, "disks": {"/a": "1.0 GB free, 90% used", "/b": "error: hangs"}, "problems": {}}  # fmt: skip
+    assert status.table(full).splitlines() == [
+        "Service     Local Status        Time in State  Distributed Node Status",
+        "postgresql  running (pid 6640)  1d 5h 59m 43s  leader: 1; offline: 0",
+        "opensearch  inactive            1m 1s          error: no answer",
+        "disks       /a: 1.0 GB free, 90% used; /b: error: hangs",
+    ]
 
 
 def test_status_cells() -> None:

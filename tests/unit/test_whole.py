@@ -134,7 +134,7 @@ def test_f56_nothing_beyond_the_member_that_failed_is_touched() -> None:
     salt = Upgrades(be3="state x failed: y")
     shown: list[dict[str, Any]] = []
     with pytest.raises(
-        rolling.Stopped, match="stopped at be3: state x failed: y; be2 done before it, be1 after it"
+        rolling.Stopped, match="stopped at be3: state x failed: y; be2 done before it, be1 not touched"
     ) as stop:
         rolling.upgrade(Whole("c", NAMES, salt), False, 60, shown.append)
     assert salt.order == [("be2", False), ("be3", False)]

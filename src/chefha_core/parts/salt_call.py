@@ -31,7 +31,7 @@ def salt_call(function: str, *arguments: str, timeout: float) -> Any:
 
 
 def apply(test: bool, timeout: float) -> list[str]:
-    """Apply chefha's states, with the modules that the master has: those that changed (``test``: would change) something."""
+    """Apply chefha's states, with the master's modules: those that changed (``test``: would change) something."""
     salt_call("saltutil.sync_all", timeout=timeout)  # a process of its own: what it brings is loaded by the next one
     return changes(salt_call("state.apply", "chefha", "queue=True", f"test={test}", timeout=timeout))
 
@@ -66,6 +66,6 @@ def _line(said: Any) -> str:
 
 
 def _program() -> str:
-    """Salt's own packages have it on the path, pip beside its Python."""
+    """That of the Python that has this library, or, as in Salt's own packages, the one on the path."""
     beside = Path(sys.executable).with_name("salt-call")
-    return shutil.which("salt-call") or str(beside)
+    return str(beside) if beside.exists() else shutil.which("salt-call") or "salt-call"

@@ -65,5 +65,7 @@ def _order(asked: str, replies: Mapping[str, Reply]) -> list[str]:
 
 
 def _what_now(order: list[str], number: int) -> str:
-    before, after = ", ".join(order[:number]) or "nobody", ", ".join(order[number + 1 :]) or "nobody"
-    return f"{before} done before it, {after} after it untouched; mend it and call upgrade again: it goes on from there"
+    before, after = ", ".join(order[:number]), ", ".join(order[number + 1 :])
+    said = [f"{before} done before it"] if before else []
+    said += [f"{after} not touched"] if after else []
+    return f"{', '.join(said)}; mend it and call upgrade again: it goes on from there"

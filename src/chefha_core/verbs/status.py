@@ -187,8 +187,10 @@ def table(data: Mapping[str, Any]) -> str:
         state = f"{row['state']} (pid {row['pid']})" if row["pid"] else row["state"]
         rows.append([key, state, duration(row["seconds"]), row.get("distributed", "-")])
     room = "; ".join(f"{path}: {text}" for path, text in data["disks"].items())
-    text = columns(rows) + (f"\ndisks        {room}" if room else "")
-    return text + "".join(f"\nproblem      {name}: {said}" for name, said in data["problems"].items())
+    width = max(len(row[0]) for row in rows)
+    more = [("disks", room)] if room else []
+    more += [("problem", f"{name}: {said}") for name, said in data["problems"].items()]
+    return "\n".join([columns(rows), *(f"{word.ljust(width)}  {text}" for word, text in more)])
 
 
 def simple_lines(data: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ process of their own (salt-call), because they replace the very library this one
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -35,8 +36,8 @@ class Machine(Protocol):
     def hand_over(self) -> str:
         """This member gives up leading; who leads now."""
 
-    def packages(self, timeout: float) -> list[str]:
-        """Debian's packages made as new as the sources have them; which changed."""
+    def packages(self, test: bool, timeout: float) -> list[str]:
+        """Debian's packages made as new as the sources have them; which changed, or would."""
 
     def apply(self, test: bool, timeout: float) -> list[str]:
         """States applied; which changed something, or would."""
@@ -81,6 +82,8 @@ def upgrade(
     """This member becomes what the pillar says; with ``failover`` it hands over first if it leads and anything would
     change, with ``packages`` PostgreSQL's and etcd's packages are renewed too. VerbError, with where it ended.
     """
+    if name not in settings.members:
+        raise VerbError(f"upgrade: {name} is a front end, which its states bring up to date: salt-call state.apply")
     machine, progress = machine or Member(settings, name), _Progress(on_step)
     leads = _well("upgrade is refused", machine, PATIENCE)["leader"] == name
     progress.done("the cluster is well")
@@ -89,24 +92,30 @@ def upgrade(
             f"upgrade: {name} leads; upgrade the followers first, then this one with --failover, which hands over first"
         )
     try:
-        if leads and not packages and not machine.outdated() and not machine.apply(True, progress.left(timeout)):
+        if leads and not _pending(machine, packages, progress.left(timeout)):
             progress.done("nothing to change")
             return {"node": name, "changed": [], "steps": progress.steps}
         if leads:
             progress.done(f"{machine.hand_over()} leads")
             _well("after the hand-over", machine, progress.left(timeout))
-        changed = machine.packages(progress.left(timeout)) if packages else []
-        changed += machine.apply(False, progress.left(timeout))
+        renewed = machine.packages(False, progress.left(timeout)) if packages else []
+        changed = [*renewed, *machine.apply(False, progress.left(timeout))]
         progress.done(f"states applied: {', '.join(changed) or 'nothing changed'}")
         for unit in machine.outdated():
             machine.restart(unit, progress.left(timeout))
             progress.done(f"{unit} restarted with its new program")
             changed.append(unit)
     except SaltFailed as error:
-        raise VerbError(f"upgrade of {name}: {error}") from None
+        raise VerbError(f'upgrade of {name}, after "{progress.steps[-1]["step"]}": {error}') from None
     _well(f"upgrade of {name}: the states are applied, but", machine, progress.left(timeout))
     progress.done("the cluster is well")
     return {"node": name, "changed": changed, "steps": progress.steps}
+
+
+def _pending(machine: Machine, packages: bool, timeout: float) -> list[str]:
+    """What an upgrade would change."""
+    renewed = machine.packages(True, timeout) if packages else []
+    return [*renewed, *machine.outdated(), *machine.apply(True, timeout)]
 
 
 def _well(asked: str, machine: Machine, patience: float) -> Mapping[str, Any]:
@@ -157,15 +166,13 @@ class Member:
         """Whoever is eligible leads now."""
         return str(handover.demote(self.settings, self.name, HANDOVER)["leader"])
 
-    def packages(self, timeout: float) -> list[str]:
+    def packages(self, test: bool, timeout: float) -> list[str]:
         """Only what is installed is renewed; nothing new comes."""
-        names = ",".join(package_names(self.settings))
-        done = salt_call.salt_call(
-            "pkg.install", f"pkgs=[{names}]", "only_upgrade=True", "refresh=True", timeout=timeout
-        )
-        if not isinstance(done, Mapping):
-            raise SaltFailed(f"the packages {names} could not be renewed: {done}")
-        return sorted(done)
+        newer = salt_call.salt_call("pkg.list_upgrades", "refresh=True", timeout=timeout)
+        names = sorted(set(newer) & set(package_names(self.settings)))
+        if names and not test:
+            salt_call.salt_call("pkg.install", f"pkgs={json.dumps(names)}", "only_upgrade=True", timeout=timeout)
+        return names
 
     def apply(self, test: bool, timeout: float) -> list[str]:
         """chefha's states, after whatever other states are being applied."""
