@@ -73,7 +73,8 @@ def test_f14_f59_two_of_three_are_lost_for_good(lab: Lab, witness: Witness) -> N
         assert "bootstrap --quorum-loss-recovery" in refused(lab, survivor, "force-leader", "-y")
         assert "give --yes" in refused(lab, survivor, "bootstrap", "--quorum-loss-recovery")
         answer = done(lab, survivor, "bootstrap", "--quorum-loss-recovery", "-y")
-        assert [step["outcome"] for step in answer["steps"]] == ["done"] * 4
+        assert [step["outcome"] for step in answer["steps"]] == ["done"] * 5
+        assert answer["search"] in ("there is none", "green", "yellow", "red"), answer["search"]
         assert answer["last_known"][leader] != "unknown", answer
         assert witness.leader() == survivor
         assert sql(lab, survivor, "insert into kept values (1001); select count(*) from kept").endswith("1001")

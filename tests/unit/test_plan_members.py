@@ -114,13 +114,21 @@ def test_the_verb_refuses_by_the_same_rule() -> None:
 def lonely(sync: SyncRule = ALONE, others: Any = (), **pg: Any) -> Observation:
     """``a`` leads, and was the only one with data."""
     members = {"a": report("a", pg=PgState.PRIMARY, streaming=False)} | {each.name: each for each in others}
-    return leader(etcd=view(alone="a", sync=sync, members=members), pg=primary(**pg))
+    facts = {"standbys": tuple(each.name for each in others), **pg}
+    return leader(etcd=view(alone="a", sync=sync, members=members), pg=primary(**facts))
 
 
 def test_the_only_one_stops_to_wait_after_etcd_says_that_nobody_else_can_be_elected() -> None:
     assert only(decide(lonely(sync=POLICY.sync_rule)), c.PublishSync).rule == ALONE
     assert only(decide(lonely()), c.SetSync).sync_names == ()
     assert kinds(lonely(sync_names=())) == []
+
+
+def test_what_a_lost_member_said_last_is_no_reason_to_wait_for_it() -> None:
+    seen = lonely(others=[report("b"), report("c")], sync_names=(), standbys=())
+    assert kinds(seen) == []
+    told = dataclasses.replace(lonely(others=[report("b")], standbys=("c",)), waits_since=90)
+    assert c.PublishSync not in kinds(told), "who streams now has not said yet what it has"
 
 
 def test_it_waits_again_as_soon_as_another_one_streams() -> None:

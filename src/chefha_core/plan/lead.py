@@ -155,7 +155,7 @@ def _durability(seen: Observation, etcd: EtcdView, policy: Policy) -> list[Comma
 
 def _wanted_rule(etcd: EtcdView, seen: Observation, policy: Policy) -> SyncRule:
     """The settings' rule; as long as nobody else has the data and nobody streams, the rule of one."""
-    streams = any(report.streaming for name, report in etcd.members.items() if name != seen.name)
+    streams = any(name in policy.members for name in seen.pg.standbys)  # a report may be older than its member's end
     if etcd.alone != seen.name or streams or not policy.sync_rule.numsync:
         return policy.sync_rule
     return durability.alone(seen.name)
@@ -170,8 +170,8 @@ def _covered(seen: Observation, wanted: SyncRule) -> bool | None:
     if not seen.waits_since:
         return None
     since = Position(seen.pg.position.timeline, seen.waits_since)
-    others = [report for name, report in seen.etcd.members.items() if name in wanted.voters and name != seen.name]
-    return any(report.position is not None and report.position >= since for report in others)
+    others = [seen.etcd.members.get(name) for name in seen.pg.standbys if name in wanted.voters]
+    return any(report and report.position and report.position >= since for report in others)
 
 
 def _without_primary(seen: Observation, policy: Policy, key: LeaderKey) -> Plan:

@@ -19,7 +19,6 @@ from chefha_core.model import EtcdView, LeaderState, PgState
 from chefha_core.node import run_folder
 from chefha_core.parts.etcd import Compare, EtcdError, Put
 from chefha_core.parts.etcd_members import heard_at
-from chefha_core.parts.search import SearchClient, SearchError
 from chefha_core.search_start import ALONE as SEARCH_ALONE
 from chefha_core.settings import Settings
 from chefha_core.verbs import quorum_loss
@@ -27,10 +26,12 @@ from chefha_core.verbs.apply_states import apply_states
 from chefha_core.verbs.cluster_status import fetch
 from chefha_core.verbs.etcd_access import root_client
 from chefha_core.verbs.reach import VerbError, tls_files
+from chefha_core.verbs.search_alone import answers
 from chefha_core.verbs.steps import OnStep, Steps, nobody_looks
 
 STEPS = ("etcd serves", "states applied", "this node leads", "search answers")
-DEADLINE, LOOK = 3.0, 0.5
+#: seconds for one question
+DEADLINE = 3.0
 
 
 def question(settings: Settings, name: str, quorum_loss_recovery: bool) -> str:
@@ -53,7 +54,7 @@ def bootstrap(
 ) -> dict[str, Any]:
     """Carry it out; VerbError. ``search_wait``: seconds until search answers, which is told and no failure."""
     if quorum_loss_recovery:
-        return quorum_loss.recover(settings, name, etcd_wait, on_step)
+        return quorum_loss.recover(settings, name, etcd_wait, search_wait, on_step)
     _refuse(settings, name)
     steps = Steps(STEPS, on_step)
     with steps.step(STEPS[0]):
@@ -66,7 +67,7 @@ def bootstrap(
         if key is None or key.name != name or key.state is not LeaderState.LEADING:
             raise VerbError(f"bootstrap: {key.name if key else 'nobody'} leads; look at: journalctl -u chefha-leaderl")
     with steps.step(STEPS[3]):
-        search = _search(settings, name, search_wait)
+        search = answers(settings, name, search_wait)
     return {"leader": name, "epoch": key.epoch, "search": search, "seconds": steps.seconds, "steps": steps.rows}
 
 
@@ -156,22 +157,5 @@ def _ask(settings: Settings, name: str) -> bool:
         return True
     except EtcdError:
         return False
-    finally:
-        client.close()
-
-
-def _search(settings: Settings, name: str, wait: float) -> str:
-    """Whether search has a master within so many seconds."""
-    if settings.search.flavor == "none":
-        return "there is none"
-    client, end = SearchClient(settings.members[name], settings.search.port, DEADLINE), time.monotonic() + wait
-    try:
-        while True:
-            try:
-                return client.health().status
-            except SearchError as error:
-                if time.monotonic() > end:
-                    return f"not yet: {error}"
-            time.sleep(LOOK)
     finally:
         client.close()

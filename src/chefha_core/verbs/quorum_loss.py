@@ -27,10 +27,18 @@ from chefha_core.settings import Settings
 from chefha_core.verbs.etcd_access import root_client
 from chefha_core.verbs.force_leader import DEADLINE, LOOK, ask, await_leader
 from chefha_core.verbs.reach import VerbError, etcd_client, leaderl_status, tls_files
+from chefha_core.verbs.search_alone import go_on_alone
 from chefha_core.verbs.steps import OnStep, Steps, nobody_looks
+from chefha_core.verbs.systemd import systemctl
 
 VERB = "bootstrap --quorum-loss-recovery"
-STEPS = ("etcd's old data are copied", "etcd runs with this member alone", "leadership asked for", "this node leads")
+STEPS = (
+    "etcd's old data are copied",
+    "etcd runs with this member alone",
+    "leadership asked for",
+    "this node leads",
+    "search goes on alone",
+)
 #: seconds for one question to another machine
 ASKED = 2.0
 
@@ -113,7 +121,13 @@ def in_words(name: str, positions: dict[str, str]) -> str:
     )
 
 
-def recover(settings: Settings, name: str, etcd_wait: float = 30.0, on_step: OnStep = nobody_looks) -> dict[str, Any]:
+def recover(
+    settings: Settings,
+    name: str,
+    etcd_wait: float = 30.0,
+    search_wait: float = 30.0,
+    on_step: OnStep = nobody_looks,
+) -> dict[str, Any]:
     """Carry it out; VerbError. A second attempt goes on where the first one ended."""
     if refusal := why_not(settings, name):
         raise VerbError(f"{VERB}: {refusal}")
@@ -131,11 +145,14 @@ def recover(settings: Settings, name: str, etcd_wait: float = 30.0, on_step: OnS
         raise VerbError(f"{VERB}: etcd was reset to this member and does not serve it: {error}; try again") from error
     finally:
         client.close()
+    with steps.step(STEPS[4]):
+        search = go_on_alone(settings, name, search_wait)
     return {
         "leader": name,
         "epoch": after.leader.epoch if after.leader else 0,
         "last_known": positions,
         "etcd_data_kept": kept,
+        "search": search,
         "seconds": steps.seconds,
         "steps": steps.rows,
     }
@@ -177,13 +194,6 @@ def keep_aside(data: Path) -> str:
         subprocess.run(["rm", "-rf", str(copy)], check=False)
         raise VerbError(f"{data} cannot be copied to {copy}, so nothing was changed: {' '.join(done.stderr.split())}")
     return str(copy)
-
-
-def systemctl(action: str, unit: str) -> None:
-    """VerbError if it fails."""
-    done = subprocess.run(["systemctl", action, unit], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise VerbError(f"systemctl {action} {unit} failed: {' '.join(done.stderr.split())}")
 
 
 def _ask(client: EtcdClient, settings: Settings, name: str, timeout: float) -> int:

@@ -18,9 +18,9 @@ from chefha_core.settings import Settings
 from chefha_core.verbs.etcd_access import root_client
 from chefha_core.verbs.in_turn import own_etcd
 from chefha_core.verbs.member import etcd_problem, member_problem, wait_until_well
-from chefha_core.verbs.quorum_loss import systemctl
 from chefha_core.verbs.reach import VerbError, leaderl_status
 from chefha_core.verbs.steps import OnStep, Steps, nobody_looks
+from chefha_core.verbs.systemd import systemctl
 
 STEPS = ("the others know this node again", "its etcd serves", "this node follows")
 LEADERL, POSTGRES = "chefha-leaderl.service", "chefha-postgresql.service"

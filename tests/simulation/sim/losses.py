@@ -18,6 +18,8 @@ def two_of_three_lost(world: World, host: Host, fault: Fault) -> None:
     """Both others are lost with their data; ``host`` goes on alone, and empty machines join it later."""
     if host.pg.data is None or host.pg.data.damaged or "config" not in world.etcd.kvs or world.promoted_by_hand:
         return
+    if not host.up or host.frozen:  # the verb runs there
+        return
     for other in world.hosts.values():
         if other is not host:
             _lose(world, other, fault.seconds * (1 + world.rng.random()))

@@ -14,6 +14,7 @@ from chefha_core.plan import plan
 from chefha_core.plan.commands import Plan
 from chefha_core.plan.policy import Policy, policy
 from chefha_core.settings import GRACE, Secrets, Settings
+from sim import losses
 from sim.directory import Data, Postmaster
 from sim.engine import Engine, Steps
 from sim.etcd import Etcd
@@ -353,6 +354,8 @@ class World:
         config = self.etcd.kvs.get("config")
         if config is not None and not json.loads(config.value)["failover"]:
             self.etcd.txn({}, {"config": json.dumps({**json.loads(config.value), "failover": True})})
+        if (alone := self.etcd.kvs.get("alone")) is not None:  # a verb that did not get through is repeated
+            losses.force(self, self.hosts[alone.value], accept=True)
         for host in self.hosts.values():
             host.traps.clear()
             host.start_fails = host.jobs_fail = False

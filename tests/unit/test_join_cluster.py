@@ -1,0 +1,184 @@
+"""join-cluster: each of its refusals has a message of its own, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chefha_core import node_file
+from chefha_core.secrets import generate
+from chefha_core.settings import from_pillar
+from chefha_core.verbs import join_cluster as joining
+from chefha_core.verbs.apply_states import failure
+from chefha_core.verbs.join_cluster import Places, Wish, join_cluster
+from chefha_core.verbs.reach import VerbError
+
+MEMBERS = {"be1": "127.0.0.1", "be2": "127.0.0.2", "be3": "127.0.0.3"}
+SECRETS = {"secrets": {"token": "t"}, "tls": {"ca": "c"}}
+
+
+@pytest.fixture
+def peer() -> Iterator[int]:
+    """A port of be1 that takes connections."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peer: int) -> Places:
+    """A bare machine, be3, whose pillar names three members; its states cannot be applied."""
+    shown = {"members": MEMBERS, "leaderl": {"http_port": peer}}
+    answers = {"chefha.validate_pillar": shown, "grains.get": "be3"}
+    monkeypatch.setattr(joining, "salt_call", lambda function, *words: answers[function])
+    monkeypatch.setattr(joining, "leaderl_status", lambda: {"role": "follower"})
+    monkeypatch.setattr(joining, "apply_states", lambda: pytest.fail("it was not refused"))
+    return Places(tmp_path / "settings.json", tmp_path / "node.json")
+
+
+def secrets_file(folder: Path, content: Any = SECRETS, mode: int = 0o600) -> str:
+    path = folder / "secrets"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    path.chmod(mode)
+    return str(path)
+
+
+def refusal(places: Places, **wish: Any) -> str:
+    """The sentence; nothing may have changed."""
+    before = {path: path.read_bytes() for path in places.node_file.parent.iterdir() if path.is_file()}
+    with pytest.raises(VerbError) as error:
+        join_cluster(Wish(**{"peer": "127.0.0.1", **wish}), places=places)
+    after = {path: path.read_bytes() for path in places.node_file.parent.iterdir() if path.is_file()}
+    assert after == before
+    assert str(error.value).startswith("join-cluster ")
+    return str(error.value)
+
+
+def test_secrets_that_are_missing(places: Places, tmp_path: Path) -> None:
+    assert "secrets is missing; make it on a peer" in refusal(places, secrets_file=str(tmp_path / "secrets"))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("{", "cannot be read"), ("[1", "cannot be read"), ({"tls": {}}, "has no branch `secrets`")],
+)
+def test_secrets_that_are_unreadable(places: Places, tmp_path: Path, content: Any, words: str) -> None:
+    assert words in refusal(places, secrets_file=secrets_file(tmp_path, content))
+
+
+def test_secrets_that_others_can_read(places: Places, tmp_path: Path) -> None:
+    assert "chmod 600" in refusal(places, secrets_file=secrets_file(tmp_path, mode=0o644))
+
+
+def test_secrets_that_are_there_already(places: Places, tmp_path: Path) -> None:
+    node_file.write({**SECRETS, "secrets": {"token": "another"}}, places.node_file)
+    assert "which are not overwritten" in refusal(places, secrets_file=secrets_file(tmp_path))
+
+
+def test_an_address_that_is_not_on_this_node(places: Places) -> None:
+    assert "192.0.2.7 (-p) is on no interface" in refusal(places, publish_address="192.0.2.7")
+
+
+def test_an_interface_that_is_not_on_this_node(places: Places) -> None:
+    assert "no interface nic7 (-i) on this node; there are" in refusal(places, vip_interface="nic7")
+
+
+def test_an_address_that_is_registered_already(places: Places) -> None:
+    assert "127.0.0.2 is registered already, for be2" in refusal(places, publish_address="127.0.0.2")
+
+
+def test_an_address_that_the_pillar_does_not_have(places: Places) -> None:
+    assert "not the one that pillar chefha:members has for be3" in refusal(places, publish_address="127.0.0.9")
+
+
+def test_a_member_already(places: Places) -> None:
+    places.settings.write_text("{}")
+    assert "is a member already; to let it in again" in refusal(places)
+
+
+def test_recovery_where_nothing_is_installed(places: Places) -> None:
+    assert "nothing is installed here" in refusal(places, recovery=True)
+
+
+@pytest.mark.parametrize("given", [{"publish_address": "127.0.0.3"}, {"vip_interface": "lo"}])
+def test_address_or_interface_given_although_configured(places: Places, given: dict[str, str]) -> None:
+    places.settings.write_text("{}")
+    assert "-p and -i are for a machine that is not configured" in refusal(places, **given)
+
+
+def test_a_peer_that_is_nobody_or_does_not_answer(places: Places, tmp_path: Path) -> None:
+    secrets = secrets_file(tmp_path)
+    assert "192.0.2.7 is no other member" in refusal(places, peer="192.0.2.7", secrets_file=secrets)
+    assert "does not answer at 127.0.0.2" in refusal(places, peer="be2", vip_interface="lo")
+
+
+def test_all_refusals_have_messages_of_their_own(places: Places, tmp_path: Path) -> None:
+    wishes: list[dict[str, Any]] = [
+        {"secrets_file": str(tmp_path / "none")},
+        {"secrets_file": secrets_file(tmp_path, "{")},
+        {"publish_address": "192.0.2.7"},
+        {"publish_address": "127.0.0.2"},
+        {"recovery": True},
+    ]
+    found = [refusal(places, **wish) for wish in wishes]
+    node_file.write({"secrets": {"token": "another"}}, places.node_file)
+    found.append(refusal(places, secrets_file=secrets_file(tmp_path)))
+    places.settings.write_text("{}")
+    found += [refusal(places), refusal(places, vip_interface="lo")]
+    assert len({text.replace(str(tmp_path), "") for text in found}) == 8
+
+
+def test_a_relative_path_of_secrets(places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets_file(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    applied: list[int] = []
+    monkeypatch.setattr(joining, "apply_states", lambda: applied.append(1))
+    monkeypatch.setattr(joining, "wait_until_well", lambda problem, timeout: 0.1)
+    monkeypatch.setattr(joining, "_node", lambda wish, places: (from_pillar(pillar()), "be3"))
+    done = join_cluster(Wish("be1", secrets_file="secrets", vip_interface="lo"), places=places)
+    assert (done["node"], done["role"], applied) == ("be3", "follower", [1])
+    assert node_file.read(places.node_file) == {**SECRETS, "vip_interface": "lo"}
+    assert places.node_file.stat().st_mode & 0o777 == 0o600
+
+
+def pillar(**more: Any) -> dict[str, Any]:
+    made = generate(MEMBERS, "127.0.0.9")
+    return {"members": MEMBERS, "vip": "127.0.0.9", "secrets": made["secrets"], "tls": made["tls"], **more}
+
+
+def test_what_a_peer_writes_is_what_a_machine_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = from_pillar(pillar())
+    monkeypatch.chdir(tmp_path)
+    file = Path(joining.write_secrets(settings, "secrets.json"))
+    assert file == tmp_path / "secrets.json" and file.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(VerbError, match="is not overwritten"):
+        joining.write_secrets(settings, "secrets.json")
+    data = joining._read(file, "x")
+    bare = {name: value for name, value in pillar().items() if name not in ("secrets", "tls")}
+    node_file.write({**data, "vip_interface": "eth7"}, tmp_path / "node.json")
+    completed = from_pillar(node_file.completed(bare, tmp_path / "node.json"))
+    assert completed.secrets == settings.secrets and completed.tls.key == settings.tls.key
+    assert completed.vip_interface == "eth7"
+
+
+def test_the_pillar_wins_over_what_a_machine_brought(tmp_path: Path) -> None:
+    node_file.write({"secrets": {"token": "old", "etcd_password": "kept"}}, tmp_path / "node.json")
+    tree = node_file.completed({"secrets": {"token": "new"}}, tmp_path / "node.json")
+    assert tree["secrets"] == {"token": "new", "etcd_password": "kept"}
+    assert node_file.completed({"a": 1}, tmp_path / "none") == {"a": 1}
+
+
+def test_the_first_state_that_failed_is_told() -> None:
+    states = {
+        "x": {"result": False, "__run_num__": 7, "__id__": "later", "comment": "requisite"},
+        "y": {"result": False, "__run_num__": 3, "__id__": "chefha_packages", "comment": "no such package"},
+        "z": {"result": True, "__run_num__": 1},
+    }
+    assert failure(json.dumps({"local": states}), "", 2) == "chefha_packages: no such package"
+    assert failure(json.dumps({"local": {"z": states["z"]}}), "", 0) == ""
+    assert failure(json.dumps({"local": ["Pillar failed", "why"]}), "", 1) == "Pillar failed; why"
+    assert "no master" in failure("", "no master", 1)
