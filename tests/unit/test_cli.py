@@ -26,8 +26,8 @@ SETTINGS = from_pillar(
         "tls": {"enabled": False},
     }
 )
-#: print a file for somebody else, whose form is what they are for
-PRINTERS = {"gen-server-config", "gen-sample-backend-config", "gen-secrets"}
+#: print a text for somebody else, whose form is what it is for
+PRINTERS = {"gen-server-config", "gen-sample-backend-config", "gen-secrets", "tail"}
 
 
 def test_every_verb_is_in_its_group() -> None:
