@@ -111,6 +111,7 @@ def archiving() -> Iterator[tuple[Node, Path]]:
         node = made.nodes[0]
         store = node.places.home.parent / "store"
         (store / "wal").mkdir(parents=True)
+        store.chmod(0o711)
         shutil.chown(store / "wal", "postgres", "postgres")
         config = store.parent / "backup.json"
         config.write_text(wal.config_text(_settings(store)))

@@ -142,9 +142,9 @@ class Directory:
 
     def rename(self, name: str, new: str) -> None:
         with self._explained("cannot be changed"):
-            path = self.folder / new
-            (self.folder / name).rename(path)
-            for folder in path.relative_to(self.folder).parents:
+            (self.folder / name).rename(self.folder / new)
+            *below, root = Path(new).parents  # the folder itself others than its owner may only pass through
+            for folder in below or [root]:
                 sync_directory(self.folder / folder)
 
     def remove(self, name: str) -> None:

@@ -219,21 +219,23 @@ class _Taking:
         self.deadline.watch(packer)
         assert source.stdout is not None and packer.stdin is not None
         widen(packer.stdin)
-        problem = ""
+        about, problem = None, ""
         try:
             about = self._repack(source.stdout, packer.stdin, began)
             packer.stdin.close()
-        except (tarfile.TarError, BrokenPipeError, ArchiveError) as error:
-            problem = str(error) or type(error).__name__
+        except ArchiveError as error:
+            problem = str(error)
+        except (tarfile.TarError, BrokenPipeError):
+            pass  # one of the programs has ended, and says why
         with source.stdout, contextlib.suppress(BrokenPipeError):
             packer.stdin.close()
         said, packed = ended(source), ended(packer)
         if packed:
             raise ArchiveError(f"{self.store.where()} cannot be written: {packed}")
-        if said:
-            raise ArchiveError(f"pg_basebackup failed: {_in_a_line(said)}")
         if problem:
             raise ArchiveError(problem)
+        if said or about is None:
+            raise ArchiveError(f"pg_basebackup failed: {_in_a_line(said) or 'its stream has an early end'}")
         return about
 
     def _repack(self, source: IO[bytes], sink: IO[bytes], began: datetime.datetime) -> About:
