@@ -33,10 +33,6 @@ pytestmark = [
 ]
 
 
-class Killed(BaseException):
-    """This leaderl is no more."""
-
-
 class Vip:
     """An address of nobody."""
 
@@ -54,7 +50,7 @@ class Vip:
 
 
 class Trapped(loop.Leaderl):
-    """leaderl that dies before it carries out a command of the kind ``trap``."""
+    """leaderl that dies before it carries out a command of the kind ``trap``: SystemExit ends a thread in silence."""
 
     trap = ""
 
@@ -65,19 +61,13 @@ class Trapped(loop.Leaderl):
             for command in commands:
                 if type(command).__name__ == self.trap:
                     self._end()
-                    raise Killed
+                    raise SystemExit
                 carry_out((command,), seen)
 
         self.actor.carry_out = carried  # type: ignore[method-assign]
-        self.thread = threading.Thread(target=self._live, daemon=True)
+        self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
         return self
-
-    def _live(self) -> None:
-        try:
-            self.run()
-        except Killed:
-            return
 
     def kill(self) -> None:
         """At once, wherever it is."""
@@ -87,7 +77,7 @@ class Trapped(loop.Leaderl):
 
     def _end(self) -> None:
         def die(*words: object) -> Any:
-            raise Killed
+            raise SystemExit
 
         self._observe = die  # type: ignore[method-assign]
         self.reporter.report = die
