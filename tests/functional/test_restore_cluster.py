@@ -30,6 +30,7 @@ from chefha_core.verbs.reach import VerbError
 pytestmark = [
     pytest.mark.skipif(bool(pg_cluster.usable()), reason=pg_cluster.usable()),
     pytest.mark.skipif(not ETCD, reason="etcd is not installed"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
 ]
 
 
