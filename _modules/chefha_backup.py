@@ -32,9 +32,8 @@ def backup(force=False, timeout=14400, compression="", max_rate=0, incremental="
 
         salt -t 3600 be2 chefha.backup
     """
-    for name, value in (("force", force),):
-        if not isinstance(value, bool):
-            raise SaltInvocationError(f"{name} is {value!r}; expected True or False")
+    if not isinstance(force, bool):
+        raise SaltInvocationError(f"force is {force!r}; expected True or False")
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= 604800:
         raise SaltInvocationError(f"timeout is {timeout!r}; expected seconds, more than 0 and at most 604800")
     if isinstance(max_rate, bool) or not isinstance(max_rate, int) or max_rate < 0:

@@ -186,7 +186,7 @@ class Backup:
 
     directory: str = setting("/var/opt/chef-backup", "folder for archives, and for the archived log")
     compression: str = setting("zstd", "zstd or gzip, of which zstd is much faster", choices=("zstd", "gzip"))
-    keep: int = setting(0, "archives that are kept, and those they need, the newest; 0: all of them", least=0)
+    keep: int = setting(0, "so many of the newest archives stay, with what they need; 0: all, and all log", least=0)
     incremental: bool = setting(False, "PostgreSQL 17 notes what changes (summarize_wal), for backup --incremental")
     wal_archive: bool = setting(False, "PostgreSQL archives its log there, for a restore to any point in time")
     s3: S3 = setting(S3(), "a bucket instead of the folder")

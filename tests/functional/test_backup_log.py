@@ -67,6 +67,17 @@ def test_what_an_attempt_left_does_not_matter(data: Path, tmp_path: Path) -> Non
     assert [path.name for path in rest.parent.iterdir()] == [f"{SEGMENT}.z"]
 
 
+def test_log_that_no_archive_needs_is_deleted_and_histories_stay(data: Path, tmp_path: Path) -> None:
+    store = Directory(tmp_path / "store")
+    names = ["000000010000000000000003", "000000020000000000000004", "000000010000000100000000", "00000002.history"]
+    for name in names:
+        (data / "pg_wal" / name).write_bytes(b"x")
+        wal.push(store, data / "pg_wal" / name)
+    assert wal.retire(store, "42", 5 << 24) == 2
+    assert {path.rpartition("/")[2] for path in store.below("wal")} == {f"{name}.z" for name in names[2:]}
+    assert wal.retire(store, "41", 1 << 40) == 0
+
+
 def test_a_damaged_segment_is_not_taken_for_the_end_of_the_log(data: Path, tmp_path: Path) -> None:
     store = Directory(tmp_path / "store")
     path = tmp_path / "store" / wal.push(store, data / "pg_wal" / SEGMENT)
@@ -100,6 +111,7 @@ def archiving() -> Iterator[tuple[Node, Path]]:
         node = made.nodes[0]
         store = node.places.home.parent / "store"
         (store / "wal").mkdir(parents=True)
+        store.chmod(0o711)
         shutil.chown(store / "wal", "postgres", "postgres")
         config = store.parent / "backup.json"
         config.write_text(wal.config_text(_settings(store)))

@@ -124,4 +124,4 @@ def test_the_log_goes_to_the_bucket_and_comes_back(bucket: S3, tmp_path: Path, m
     assert wal.fetch(store, segment.name, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == segment.read_bytes()
     assert not wal.fetch(store, "000000010000000000000002", tmp_path / "none")
-    store.remove(name)
+    assert store.below("wal") == [name] and wal.retire(store, "7", 1 << 30) == 1 and store.below("wal") == []

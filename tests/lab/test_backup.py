@@ -32,7 +32,10 @@ cd /
 as $bin/pg_verifybackup -q $place/data
 as $bin/pg_ctl -D $place/data -w -l $place/log start \
     -o "-c listen_addresses= -c unix_socket_directories=$place/run -c port=5599 -c hot_standby=off" >/dev/null
-as $bin/psql -h $place/run -p 5599 -d postgres -Atc 'select count(*) from backed_up'
+tries=0
+until as $bin/psql -h $place/run -p 5599 -d postgres -Atc 'select count(*) from backed_up' 2>$place/said; do
+    tries=$((tries + 1)); [ $tries -lt 60 ] || { cat $place/said $place/log; exit 1; }; sleep 0.5
+done
 as $bin/pg_ctl -D $place/data -w -m immediate stop >/dev/null
 """
 
@@ -58,6 +61,7 @@ def test_backup_of_a_follower_under_load_holds_every_row_and_the_leader_refuses(
                 steps.append(incremental)
             for count, take in zip(range(1000, 4000, 1000), steps, strict=False):
                 sql(lab, story.leader, "insert into backed_up select * from generate_series(1, 1000)")
+                sql(lab, story.leader, "checkpoint")  # or too little has happened for an incremental one
                 archive = take(lab, follower)
                 code, text = lab.exec(follower, TRY, TIMEOUT, env={"ARCHIVE": archive})
                 assert code == 0 and int(text.split()[-1]) == count, text

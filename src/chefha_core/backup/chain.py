@@ -64,14 +64,9 @@ def extract_chain(
             about = _extract(store, part, made[-1], on_progress)
         if any(folder.iterdir()):
             raise ArchiveError(f"{folder} is not empty, so nothing is extracted there")
-        owner, mode = folder.stat(), folder.stat().st_mode & 0o777
-        folder.rmdir()  # pg_combinebackup makes it
         try:
             run(places, ["pg_combinebackup", "-o", str(folder), *map(str, made)], timeout)
         except PostgresError as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(mode=mode)
-            os.chown(folder, owner.st_uid, owner.st_gid)
             raise ArchiveError(f"{', '.join(names)} cannot be put together: {error}") from None
         return about
     finally:

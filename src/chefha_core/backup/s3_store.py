@@ -63,15 +63,18 @@ class S3Store:
     def archives(self) -> list[Stored]:
         return sorted((s for s in self._all() if NAME.fullmatch(s.name)), key=lambda s: s.name)
 
-    def _all(self) -> Iterator[Stored]:
+    def _all(self, begin: str = "chef-backup-") -> Iterator[Stored]:
         start = self._key("")
         with self._explained("cannot be listed"):
             pages = self.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._wanted.bucket, Prefix=self._key("chef-backup-")
+                Bucket=self._wanted.bucket, Prefix=self._key(begin)
             )
             for page in pages:
                 for entry in page.get("Contents", []):
                     yield Stored(entry["Key"].removeprefix(start), entry["Size"])
+
+    def below(self, folder: str) -> list[str]:
+        return sorted(stored.name for stored in self._all(f"{folder}/"))
 
     def has(self, name: str) -> bool:
         with self._explained("cannot be read"):

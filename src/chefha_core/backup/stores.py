@@ -41,6 +41,9 @@ class Store(Protocol):
     def archives(self) -> list[Stored]:
         """Every whole archive, oldest first."""
 
+    def below(self, folder: str) -> list[str]:
+        """The names of everything below a folder of the store, sorted."""
+
     def has(self, name: str) -> bool:
         """Whether there is one of this name."""
 
@@ -81,6 +84,11 @@ class Directory:
         with self._explained("cannot be read"):
             found = [path for path in self.folder.glob("chef-backup-*") if NAME.fullmatch(path.name)]
             return [Stored(path.name, path.stat().st_size) for path in sorted(found)]
+
+    def below(self, folder: str) -> list[str]:
+        with self._explained("cannot be read"):
+            found = (self.folder / folder).rglob("*")
+            return sorted(str(path.relative_to(self.folder)) for path in found if path.is_file())
 
     def has(self, name: str) -> bool:
         with self._explained("cannot be read"):
@@ -134,9 +142,9 @@ class Directory:
 
     def rename(self, name: str, new: str) -> None:
         with self._explained("cannot be changed"):
-            path = self.folder / new
-            (self.folder / name).rename(path)
-            for folder in path.relative_to(self.folder).parents:
+            (self.folder / name).rename(self.folder / new)
+            *below, root = Path(new).parents  # the folder itself others than its owner may only pass through
+            for folder in below or [root]:
                 sync_directory(self.folder / folder)
 
     def remove(self, name: str) -> None:

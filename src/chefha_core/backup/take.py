@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import IO
 
 import chefha_core
-from chefha_core.backup import pg_manifest
-from chefha_core.backup.archive import About, verify
+from chefha_core.backup import pg_manifest, wal
+from chefha_core.backup.archive import About, read_about, verify
 from chefha_core.backup.archive_writer import ArchiveWriter
 from chefha_core.backup.chain import needed_by
 from chefha_core.backup.compression import CHUNK, ENDINGS, compressor, ended, widen
 from chefha_core.backup.errors import ArchiveError
 from chefha_core.backup.source import CATCH_UP, Deadline, Facts, ask, base_backup, catch_up, log_kept
 from chefha_core.backup.stores import PARTIAL, Store
-from chefha_core.model import format_lsn
+from chefha_core.model import format_lsn, parse_lsn
 from chefha_core.parts.postgres_tools import Places, PostgresError, run
 from chefha_core.settings import Settings
 from chefha_core.verbs.config import shown
@@ -219,21 +219,23 @@ class _Taking:
         self.deadline.watch(packer)
         assert source.stdout is not None and packer.stdin is not None
         widen(packer.stdin)
-        problem = ""
+        about, problem = None, ""
         try:
             about = self._repack(source.stdout, packer.stdin, began)
             packer.stdin.close()
-        except (tarfile.TarError, BrokenPipeError, ArchiveError) as error:
-            problem = str(error) or type(error).__name__
+        except ArchiveError as error:
+            problem = str(error)
+        except (tarfile.TarError, BrokenPipeError):
+            pass  # one of the programs has ended, and says why
         with source.stdout, contextlib.suppress(BrokenPipeError):
             packer.stdin.close()
         said, packed = ended(source), ended(packer)
         if packed:
             raise ArchiveError(f"{self.store.where()} cannot be written: {packed}")
-        if said:
-            raise ArchiveError(f"pg_basebackup failed: {said.splitlines()[-1].removeprefix('pg_basebackup: ')}")
         if problem:
             raise ArchiveError(problem)
+        if said or about is None:
+            raise ArchiveError(f"pg_basebackup failed: {_in_a_line(said) or 'its stream has an early end'}")
         return about
 
     def _repack(self, source: IO[bytes], sink: IO[bytes], began: datetime.datetime) -> About:
@@ -331,7 +333,7 @@ class _Taking:
             )
 
     def _retire(self) -> None:
-        """Delete the archives that are not to be kept any more, oldest first."""
+        """Delete the archives that are not to be kept any more, and the log that only they needed."""
         if not (keep := self.settings.backup.keep):
             return
         names = [stored.name for stored in self.store.archives()]
@@ -339,3 +341,14 @@ class _Taking:
         for name in names:
             if name not in wanted:
                 self.store.remove(name)
+        with self.store.read(min(wanted)) as stream:
+            oldest = read_about(stream)
+        wal.retire(self.store, oldest.system_identifier, parse_lsn(oldest.start_lsn))
+
+
+def _in_a_line(said: str) -> str:
+    """What a program of PostgreSQL printed, as part of a sentence."""
+    if "little activity since" in said:
+        return "the leader has made no checkpoint since the archive to build upon; take it later, or a full one"
+    lines = [line.strip().removeprefix("pg_basebackup: ").removeprefix("error: ") for line in said.splitlines()]
+    return "; ".join(line for line in lines if line)[:500]

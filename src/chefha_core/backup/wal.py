@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import struct
 import sys
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from chefha_core.backup.compression import CHUNK, compressor, ended, expanded
 from chefha_core.backup.errors import ArchiveError
+from chefha_core.backup.pg_manifest import segment_name
 from chefha_core.backup.stores import PARTIAL, Store, open_store
 from chefha_core.checked import SettingsError, build
 from chefha_core.parts.postgres_tools import Places
@@ -30,6 +32,8 @@ from chefha_core.settings import Backup, Settings
 #: what the states write for PostgreSQL's user: the part `backup` of the settings
 CONFIG = Path("/etc/chefha/postgresql/backup.json")
 BROKEN = 200
+#: bytes of a segment, as initdb makes them
+SEGMENT = 16 << 20
 
 
 def config_text(settings: Settings) -> str:
@@ -114,6 +118,20 @@ def fetch(store: Store, name: str, target: Path) -> bool:
         sink.flush()
         os.fsync(sink.fileno())
     return True
+
+
+def retire(store: Store, identifier: str, start: int, size: int = SEGMENT) -> int:
+    """Delete the segments before the byte ``start`` of the log, whatever their timeline; how many.
+
+    History files stay: they are small, and tell how timelines belong together.
+    """
+    first, gone = segment_name(0, start // size, size)[8:], 0
+    for path in store.below(f"wal/{identifier}"):
+        name = path.rpartition("/")[2].partition(".")[0]
+        if re.fullmatch("[0-9A-F]{24}", name) and name[8:] < first:
+            store.remove(path)
+            gone += 1
+    return gone
 
 
 def place(name: str, data: Path = Path()) -> str:

@@ -61,10 +61,11 @@ def _backup(wanted: argparse.Namespace) -> None:
     if wanted.force and not wanted.yes and backup.leads(settings):
         confirm(wanted, "this node leads: reading all of its data slows down what its clients use")
     line = Progress()
-    done = backup.backup(
-        settings, name, wanted.force, wanted.timeout, wanted.compression, wanted.max_rate, wanted.incremental, line
-    )
-    line.end()
+    how = (wanted.force, wanted.timeout, wanted.compression, wanted.max_rate, wanted.incremental)
+    try:
+        done = backup.backup(settings, name, *how, line)
+    finally:
+        line.end()
     show(done, f"{done['archive']} ({size(done['bytes'])}), verified, in {done['seconds']:g} s", wanted.json)
 
 
