@@ -115,7 +115,8 @@ class Staging:
 
     def check_room(self, about: About) -> None:
         """VerbError if the archive's data does not fit beside the present one."""
-        free, needed = shutil.disk_usage(self.folder).free, about.size + SPARE
+        times = 2 if about.incremental_of else 1  # the parts, and what is put together from them
+        free, needed = shutil.disk_usage(self.folder).free, times * about.size + SPARE
         if free < needed:
             raise VerbError(
                 f"restore: no room in {self.folder}: {needed >> 20} MiB needed beside the present data, "

@@ -366,7 +366,7 @@ class World:
             host.thaw()
             host.power_on()
             host.start_leaderl()
-            self.etcd.txn({}, {}, ("intent",))
+            self.etcd.txn({}, {}, ("intent", "restore"))
             if host.pg.pm is not None:
                 host.pg.pm.hung_at = None
 
