@@ -204,6 +204,28 @@ def test_a_clone_replaces_and_keeps_what_was_there(made: Cluster) -> None:
     assert not follower.places.old.exists()
 
 
+def test_f43_a_follower_whose_slot_was_lost_is_cloned_and_has_a_slot_again(made: Cluster) -> None:
+    leader, follower = made.pair()
+    leader.postgres.ensure_slots(["be-2"])
+    follower.wait(lambda f: f.streaming)
+    follower.postgres.stop("immediate", 5)
+    for parameter in ("wal_keep_size = 0", "max_slot_wal_keep_size = '16MB'"):
+        leader.sql(f"alter system set {parameter}")
+    leader.sql("select pg_reload_conf()")
+    for _ in range(4):
+        leader.sql("select pg_logical_emit_message(true, 'test', 'x'), pg_switch_wal()")
+    leader.sql("checkpoint")
+    assert leader.sql("select wal_status from pg_replication_slots where slot_name = 'chefha_be_2'") == [("lost",)]
+    assert leader.postgres.observe().slots == {}, "it keeps no log, so it has to be made again"
+    leader.postgres.ensure_slots(["be-2"])
+    assert leader.postgres.observe().slots == {"be-2": False}
+    follower.postgres.clone(leader.address, 60)
+    follower.postgres.start(primary=False, timeout=20)
+    follower.wait(lambda f: f.streaming)
+    assert leader.postgres.observe().slots == {"be-2": True}
+    assert leader.sql("select wal_status from pg_replication_slots where slot_name = 'chefha_be_2'") != [("lost",)]
+
+
 def test_a_failed_clone_leaves_everything(made: Cluster) -> None:
     leader, follower = made.pair()
     follower.postgres.stop("fast", 10)

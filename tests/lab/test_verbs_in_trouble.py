@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from lab.api import Lab
-from lab.witness import Witness
+from lab.witness import Witness, others
 from tests.lab.story import HICCUP, Story, poll, under_load
 
 #: the verb does what it always does
@@ -168,17 +168,19 @@ def test_every_verb_answers_and_changes_nothing(lab: Lab, witness: Witness, situ
 
 def test_promote_while_another_promote_runs(lab: Lab, witness: Witness) -> None:
     """The second one is refused in a sentence that says whose is under way; the first comes to its end."""
-    with under_load(lab, outage=HICCUP) as story:
-        one, other = story.followers
-        checkpointer = "pkill -{} -f '^postgres: .*checkpointer'"
-        with ThreadPoolExecutor(1) as pool:
-            story.lab.exec(story.leader, checkpointer.format("STOP"))
-            try:
-                first = pool.submit(in_shell, lab, one, f"promote {one}")
-                time.sleep(2)
-                refused, _ = in_shell(lab, other, f"promote {other}")
-            finally:
-                story.lab.exec(story.leader, checkpointer.format("CONT"))
-            assert f"a hand-over to {one} is under way already, asked for by {one}" in refused
-            assert first.result()[0] == WELL
-        assert witness.leader() == one
+    witness.await_converged(60)
+    leader = witness.leader()
+    one, other = others(leader)
+    checkpointer = "pkill -{} -f '^postgres: checkpointer'"
+    with ThreadPoolExecutor(1) as pool:
+        lab.exec(leader, checkpointer.format("STOP"))
+        try:
+            first = pool.submit(in_shell, lab, one, f"promote {one}")
+            time.sleep(3)
+            refused, _ = in_shell(lab, other, f"promote {other}")
+        finally:
+            lab.exec(leader, checkpointer.format("CONT"))
+        assert f"a hand-over to {one} is under way already, asked for by {one}" in refused
+        assert first.result()[0] == WELL
+    assert witness.leader() == one
+    witness.await_converged(60)

@@ -327,8 +327,15 @@ class Postgres:
     # ---- slots and roles
 
     def ensure_slots(self, names: Iterable[str]) -> None:
-        """A physical slot for each of these members, which keeps log from now on."""
+        """A physical slot for each of these members, which keeps log from now on; a slot whose log is gone is made
+        anew: whoever comes back and is cloned needs one that keeps log again.
+        """
         wanted = list(roles.slot_names(names))
+        self._sql(
+            "select pg_drop_replication_slot(slot_name) from pg_replication_slots "
+            "where slot_name = any(%s::name[]) and wal_status = 'lost' and not active",
+            wanted,
+        )
         self._sql(
             "select pg_create_physical_replication_slot(s, true) from unnest(%s::name[]) s "
             "where not exists (select from pg_replication_slots where slot_name = s)",

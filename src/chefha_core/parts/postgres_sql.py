@@ -173,7 +173,8 @@ select json_build_object(
   'wal', (select row_to_json(i) from (select bytes_per_wal_segment, wal_block_size from pg_control_init()) i),
   'upstream', current_setting('primary_conninfo'),
   'sync', current_setting('synchronous_standby_names'),
-  'slots', (select json_object_agg(slot_name, active) from pg_replication_slots where slot_type = 'physical'),
+  'slots', (select json_object_agg(slot_name, active) from pg_replication_slots
+    where slot_type = 'physical' and (active or wal_status is distinct from 'lost')),
   'standbys', (select json_agg(application_name) from pg_stat_replication where state = 'streaming')
 ) from (select pg_is_in_recovery() as recovery offset 0) now
 """
