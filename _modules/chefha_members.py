@@ -117,9 +117,9 @@ def force_leader(accept_data_loss=False, timeout=60):
 
         salt be2 chefha.force_leader
     """
-    accept = _flag("accept_data_loss", accept_data_loss)
+    how = _flag("accept_data_loss", accept_data_loss), _seconds("timeout", timeout)
     before = __salt__["chefha.cluster_status"]()
-    done = __salt__["chefha.verb"]("force_leader", "force_leader", accept, _seconds("timeout", timeout))
+    done = __salt__["chefha.verb"]("force_leader", "force_leader", *how)
     return {**done, "before": before}
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from lab.api import Lab
-from lab.topology import BACKENDS
+from lab.deploy import PYTHON
+from lab.topology import BACKENDS, BY_NAME
 from lab.witness import Witness, others
 from tests.lab.bring_up import APPLY_TIMEOUT, failed
 from tests.lab.postgresql import sql
@@ -111,6 +112,63 @@ def test_f59_a_dead_node_is_removed_and_replaced_under_its_name(lab: Lab, witnes
     found = row(lab, asked_on, victim)
     assert found["role"] == "follower" and found["guid"] != "-", found
     assert sql(lab, witness.leader(), slots) == "1"
+
+
+def test_f59_a_removed_node_that_is_switched_on_again_waits_to_be_let_in(lab: Lab, witness: Witness) -> None:
+    """With its old data it neither leads nor follows; join-cluster --recovery makes it a member again."""
+    leader = witness.leader()
+    victim = others(leader)[0]
+    assert "etcd knows this cluster already" in refused(lab, victim, "bootstrap", "-y")
+    assert "is a member already" in refused(lab, victim, "join-cluster", leader)
+    lab.fault("kill-host", victim)
+    done(lab, leader, "remove-node", victim, "-y")
+    lab.heal(victim)
+    assert poll(lambda: row(lab, leader, victim)["role"] == "removed", 30)
+    assert poll(lambda: roles(witness)[victim] == "removed", 60), roles(witness)
+    answer = done(lab, victim, "join-cluster", leader, "--recovery", "-y")
+    assert answer["role"] == "follower" and len(answer["kept_aside"]) == 1, answer
+    witness.await_converged(WHOLE)
+
+
+def test_f43_a_follower_whose_log_is_gone_follows_again_by_itself(lab: Lab, witness: Witness) -> None:
+    """It is down while the leader loses its slot and recycles the log; nobody has to do anything."""
+    leader = witness.leader()
+    victim = others(leader)[0]
+    lab.fault("kill-host", victim)
+    sql(lab, leader, "alter system set wal_keep_size = 0")
+    sql(lab, leader, "select pg_reload_conf()")
+    for _ in range(4):
+        sql(lab, leader, f"select pg_drop_replication_slot('chefha_{victim}')")
+        sql(lab, leader, "select pg_logical_emit_message(false, 'lab', repeat('x', 20000000)), pg_switch_wal()")
+        sql(lab, leader, "checkpoint", 60)
+        assert poll(lambda: sql(lab, leader, "select count(*) from pg_replication_slots") == "2", 30)
+    sql(lab, leader, "alter system reset wal_keep_size")
+    sql(lab, leader, "select pg_reload_conf()")
+    lab.heal(victim)
+    witness.await_converged(JOINED)
+
+
+def test_a_bare_machine_joins_by_the_verb(lab: Lab, witness: Witness) -> None:
+    """With chefha in its Salt and nothing else: the verb applies the states and ends when the machine follows."""
+    leader = witness.leader()
+    victim = others(leader)[0]
+    lab.replace(victim)
+    wheel = lab.salt(victim, "pillar.get", "chefha:wheel")[victim]
+    lab.salt(victim, "cp.get_file", f"salt://chefha/minion/files/{wheel}", f"/root/{wheel}")
+    install = [PYTHON, "-m", "pip", "install", "-q", "--no-index", "--no-deps", f"/root/{wheel}"]
+    code, text = lab.exec(victim, install, 120)
+    assert code == 0, text
+    verb = [PYTHON, "-m", "chefha_core.cli", "join-cluster", BY_NAME[leader].address]
+    code, text = lab.exec(victim, [*verb, "-i", "nic7"], 60)
+    assert code == 1 and "there is no interface nic7" in text, text
+    code, text = lab.exec(victim, verb, JOINED)
+    assert code == 0 and f"{victim} is follower" in text, text
+    witness.await_converged(WHOLE)
+
+
+def roles(witness: Witness) -> dict[str, str]:
+    """What each member's leaderl says that it is."""
+    return {seen.name: seen.role for seen in witness.look()}
 
 
 def test_f58_a_leader_by_force_where_nobody_leads(lab: Lab, witness: Witness) -> None:

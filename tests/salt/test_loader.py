@@ -130,6 +130,22 @@ def test_what_deletes_or_stops_needs_a_yes(modules: Any) -> None:
             modules[f"chefha.{verb}"]()
 
 
+@pytest.mark.parametrize(
+    ("verb", "arguments", "words"),
+    [
+        ("bootstrap", {"quorum_loss_recovery": "yes"}, "expected True or False"),
+        ("create_cluster", {"etcd_wait_time": 0}, "more than 0"),
+        ("remove_node", {"node": ""}, "name or address of a member"),
+        ("force_leader", {"timeout": "soon"}, "expected seconds"),
+        ("join_cluster", {"peer": 7}, "name or address of a member"),
+    ],
+)
+def test_verbs_about_members_say_what_they_expect(modules: Any, verb: str, arguments: Any, words: str) -> None:
+    with pytest.raises(Exception, match=words) as refusal:
+        modules[f"chefha.{verb}"](**arguments)
+    assert type(refusal.value).__name__ == "SaltInvocationError"
+
+
 def test_the_beacon_never_raises_and_accepts_an_empty_setting(opts: dict[str, Any], modules: Any) -> None:
     beacons = salt.loader.beacons(opts, modules)
     assert beacons["chefha_leader.validate"]([])[0] and beacons["chefha_leader.validate"]({})[0]

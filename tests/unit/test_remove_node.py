@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.unit.plan_builder import report, view
 
 from chefha_core.model import PgState
-from chefha_core.settings import Leaderl, Secrets, Settings
-from chefha_core.verbs import cluster_status, quorum_loss, remove_node
+from chefha_core.settings import Leaderl, Search, Secrets, Settings
+from chefha_core.verbs import cluster_status, quorum_loss, remove_node, search_alone
 from chefha_core.verbs.reach import VerbError
 from chefha_core.verbs.steps import Steps
 
@@ -52,6 +53,22 @@ def test_the_question_says_what_may_be_missing() -> None:
 def test_recovery_is_refused_without_etcd_of_its_own_or_without_data() -> None:
     assert "etcd is your own" in quorum_loss.why_not(settings(etcd_endpoints=("http://192.0.2.1:2379",)), "a")
     assert "no data of etcd" in quorum_loss.why_not(settings(), "a")
+
+
+def test_search_goes_on_alone_by_its_makers_program() -> None:
+    wanted = settings(search=Search(flavor="opensearch", version="1.3.20"))
+    started = "SEARCH_COMMAND=/opt/x/bin/opensearch -Ea=b\nOPENSEARCH_JAVA_HOME=/usr/lib/jvm/java-21\n"
+    command, environment = search_alone.program(wanted, started)
+    assert command == ["/opt/x/bin/opensearch-node", "unsafe-bootstrap"]
+    assert environment["OPENSEARCH_JAVA_HOME"] == "/usr/lib/jvm/java-21"
+    assert environment["OPENSEARCH_PATH_CONF"] == "/etc/chefha/search"
+    with pytest.raises(VerbError, match="does not say where the engine is"):
+        search_alone.program(wanted, "")
+
+
+def test_search_that_cannot_be_brought_back_is_told_and_stops_nothing(tmp_path: Path) -> None:
+    wanted = settings(search=Search(flavor="opensearch", version="1.3.20"))
+    assert "not brought back" in search_alone.go_on_alone(wanted, "a", 0.0, tmp_path / "none")
 
 
 def test_a_step_that_fails_is_told_and_those_after_it_are_not_reached() -> None:

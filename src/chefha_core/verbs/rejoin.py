@@ -17,7 +17,7 @@ from chefha_core.parts.etcd_members import confirmed_members
 from chefha_core.settings import Settings
 from chefha_core.verbs.etcd_access import root_client
 from chefha_core.verbs.in_turn import own_etcd
-from chefha_core.verbs.member import etcd_problem, member_problem, wait_until_well
+from chefha_core.verbs.member import member_problem, wait_until_well
 from chefha_core.verbs.reach import VerbError, leaderl_status
 from chefha_core.verbs.steps import OnStep, Steps, nobody_looks
 from chefha_core.verbs.systemd import systemctl
@@ -42,7 +42,7 @@ def rejoin(settings: Settings, name: str, on_step: OnStep = nobody_looks) -> dic
                 data.mkdir(mode=0o700)
                 shutil.chown(data, "etcd", "etcd")
             systemctl("restart", UNIT)
-            wait_until_well(lambda: etcd_problem(settings, name), SERVES)
+            wait_until_well(lambda: own_etcd(settings, name), SERVES)
     with steps.step(STEPS[2]):
         systemctl("restart", LEADERL)  # which forgets for how long it wanted to wait after failures
         if _blocked(LOOKS):

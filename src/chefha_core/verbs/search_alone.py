@@ -18,13 +18,15 @@ from chefha_core.verbs.systemd import systemctl
 
 #: seconds for the program (it starts a Java), for one question, and between two
 PROGRAM, DEADLINE, LOOK = 120.0, 3.0, 0.5
+NOT_YET = "not yet: "
 
 
 def go_on_alone(settings: Settings, name: str, wait: float, start: Path = Path(START)) -> str:
     """Make it so, and wait ``wait`` seconds until it answers; what came of it, in words. Never raises: the rest goes on
     without search."""
-    if settings.search.flavor == "none":
-        return "there is none"
+    seen = answers(settings, name, 0.0)
+    if not seen.startswith(NOT_YET):
+        return seen
     try:
         command, environment = program(settings, start.read_text(encoding="utf-8"))
         systemctl("stop", UNIT)
@@ -66,7 +68,7 @@ def answers(settings: Settings, name: str, wait: float) -> str:
                 return client.health().status
             except SearchError as error:
                 if time.monotonic() > end:
-                    return f"not yet: {error}"
+                    return f"{NOT_YET}{error}"
             time.sleep(LOOK)
     finally:
         client.close()
