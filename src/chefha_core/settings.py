@@ -149,7 +149,9 @@ class Search:
 class Frontend:
     """The Chef Infra Servers that use the back end."""
 
-    chef_server_version: str = setting("15.10.117", "decides the form of chef-server.rb and what is accepted")
+    chef_server_version: str = setting(
+        "15.10.117", "decides the form of chef-server.rb, what is accepted, and the package from a repository"
+    )
     package: str = setting("chef-server-core", "name of the Debian package")
     source: str = setting("", "file of the package: https://…, salt://…, or a path; empty: from repository")
     checksum: str = setting("", "of the file, such as sha256=0123…")

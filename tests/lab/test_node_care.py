@@ -94,7 +94,7 @@ def test_service_verbs_of_the_shell(lab: Lab, witness: Witness) -> None:
         after = pids(lab, node)
         changed = {name for name in before if before[name] != after[name]}
         assert changed >= {"etcd", "postgresql"} and "salt-minion" not in changed
-        text = lab.exec(node, "timeout 3 chef-backend-ctl tail leaderl -n 5", 20)[1]
+        text = lab.exec(node, "timeout 5 chef-backend-ctl tail leaderl -n 5", 20)[1]
         assert "chefha-leaderl" in text or "follower" in text, text
 
 

@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -112,7 +113,8 @@ def tail(settings: Settings, name: str, service: str = "", lines: int = 50) -> d
 
 
 def follow(settings: Settings, name: str, service: str, lines: int) -> None:
-    """Show the logs as they grow, until Ctrl-C."""
+    """Show the logs as they grow, until Ctrl-C or SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # or the two below would go on
     units, files = tail_sources(settings, name, service)
     chosen = [word for unit in units for word in ("--unit", unit)]
     commands = [["journalctl", "--follow", "--quiet", "--output=short-iso", f"--lines={lines}", *chosen]]
