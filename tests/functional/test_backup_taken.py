@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import json
 import os
 import shutil
@@ -197,10 +196,10 @@ def test_log_that_is_damaged_is_found_by_pg_waldump(
 
     def damaging(self, info, source, on_bytes) -> None:  # type: ignore[no-untyped-def]
         if info.name.startswith("pg_wal/0") and info.size == 16 << 20:
-            content = bytearray(source.read(info.size))
+            content = bytearray(b"".join(bytes(piece) for piece in source))
             for at in range(0x28, len(content), 4096):
                 content[at] ^= 0xFF
-            source = io.BytesIO(content)
+            source = [bytes(content)]
         real(self, info, source, on_bytes)
 
     monkeypatch.setattr(archive_writer.ArchiveWriter, "file", damaging)

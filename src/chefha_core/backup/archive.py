@@ -19,9 +19,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO
 
 from chefha_core.backup import pg_manifest
-from chefha_core.backup.compression import CHUNK, Expanded, expanded
+from chefha_core.backup.compression import Expanded, expanded
 from chefha_core.backup.errors import ArchiveError
 from chefha_core.backup.pg_manifest import FileFact
+from chefha_core.backup.tar_stream import TarStream
 from chefha_core.parts.postgres_tools import sync_directory
 
 FORMAT = 1
@@ -86,12 +87,11 @@ def read_about(stream: BinaryIO) -> About:
     """Only its first entry: where an archive is from. Says nothing about whether it is whole."""
     with expanded(stream, nothing) as plain:
         try:
-            with tarfile.open(fileobj=plain.file, mode="r|") as tar:
-                entry = tar.next()
-                file = tar.extractfile(entry) if entry and entry.name == ABOUT else None
-                if file is None:
-                    raise ArchiveError(f"it is not an archive of chefha: it does not begin with {ABOUT}")
-                return _about(file.read(TEXT_LIMIT))
+            tar = TarStream(plain.file)
+            entry = tar.next()
+            if entry is None or entry.name != ABOUT or entry.size > TEXT_LIMIT:
+                raise ArchiveError(f"it is not an archive of chefha: it does not begin with {ABOUT}")
+            return _about(tar.text(entry))
         except (tarfile.TarError, ValueError, EOFError) as error:
             raise ArchiveError(f"it is not an archive of chefha ({error})") from None
 
@@ -129,27 +129,24 @@ class _Walk:
         return f"it is damaged after {self._last}" if self._last else "it is not an archive of chefha: no tar within"
 
     def _read(self, plain: Expanded) -> About:
-        about: About | None = None
-        with tarfile.open(fileobj=plain.file, mode="r|", bufsize=CHUNK) as tar:
-            while (entry := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # or it would remember them all
-                if about is None:
-                    about = _about(self._first(tar, entry))
-                else:
-                    self._entry(tar, entry)
-            if self._last == MANIFEST:
-                _rest(tar)
+        about, tar = None, TarStream(plain.file)
+        while (entry := tar.next()) is not None:
+            if about is None:
+                about = _about(self._first(tar, entry))
+            else:
+                self._entry(tar, entry)
         if self._last != MANIFEST or about is None:
             raise ArchiveError(plain.problem() or f"it is truncated or damaged after {self._last or 'its begin'}")
+        _rest(tar)
         return about
 
-    def _first(self, tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
+    def _first(self, tar: TarStream, entry: tarfile.TarInfo) -> bytes:
         if entry.name != ABOUT or not entry.isreg():
             raise ArchiveError(f"it is not an archive of chefha: it begins with {entry.name}, not with {ABOUT}")
         self._entry(tar, entry)
         return self._texts[ABOUT]
 
-    def _entry(self, tar: tarfile.TarFile, entry: tarfile.TarInfo) -> None:
+    def _entry(self, tar: TarStream, entry: tarfile.TarInfo) -> None:
         name = entry.name
         self._check_name(name)
         if not (entry.isreg() or entry.isdir()):
@@ -160,10 +157,8 @@ class _Walk:
             if target is not None and target != self._folder:
                 self._make_folder(target, entry.mode)
         else:
-            source = tar.extractfile(entry)
-            assert source is not None
             keep = bytearray() if name in (ABOUT, MANIFEST, PG_MANIFEST) else None
-            self._found[name] = self._copy(source, entry, target, keep)
+            self._found[name] = self._copy(tar, entry, target, keep)
             if keep is not None:
                 self._texts[name] = bytes(keep)
         self._last = name
@@ -179,27 +174,24 @@ class _Walk:
         if name != MANIFEST and self._last and _rank(name) < _rank(self._last):
             raise ArchiveError(f"{name} is not in its place, it comes after {self._last}")
 
-    def _copy(self, source: IO[bytes], entry: tarfile.TarInfo, target: Path | None, keep: bytearray | None) -> FileFact:
-        digest, size = hashlib.sha256(), 0
+    def _copy(self, tar: TarStream, entry: tarfile.TarInfo, target: Path | None, keep: bytearray | None) -> FileFact:
+        digest = hashlib.sha256()
         if keep is not None and entry.size > TEXT_LIMIT:
             raise ArchiveError(f"{entry.name} has {entry.size} bytes, more than an archive of chefha has there")
         sink = self._create(target, entry.mode) if target else None
         try:
-            while chunk := source.read(CHUNK):
-                digest.update(chunk)
-                size += len(chunk)
+            for piece in tar.content(entry):
+                digest.update(piece)
                 if keep is not None:
-                    keep += chunk
+                    keep += piece
                 if sink is not None:
-                    sink.write(chunk)
+                    sink.write(piece)
         except OSError as error:
             raise ArchiveError(f"{target} cannot be written: {error.strerror}") from None
         finally:
             if sink is not None:
                 sink.close()
-        if size != entry.size:
-            raise tarfile.ReadError("unexpected end of data")
-        return FileFact(size, digest.hexdigest())
+        return FileFact(entry.size, digest.hexdigest())
 
     def _make_folder(self, path: Path, mode: int) -> None:
         try:
@@ -221,7 +213,7 @@ class _Walk:
             os.fchmod(fd, mode & 0o640 | 0o600)
         except OSError as error:
             raise ArchiveError(f"{path} cannot be made: {error.strerror}") from None
-        return os.fdopen(fd, "wb", buffering=0)
+        return os.fdopen(fd, "wb")
 
     def _judge(self) -> None:
         if PG_MANIFEST not in self._texts:
@@ -269,10 +261,9 @@ def _own_difference(raw: bytes, found: dict[str, FileFact]) -> str:
     return f"{changed[0]} does not have its checksum of {MANIFEST}" if changed else ""
 
 
-def _rest(tar: tarfile.TarFile) -> None:
+def _rest(tar: TarStream) -> None:
     """What follows the end of the tar stream must be nothing but zeros."""
-    assert tar.fileobj is not None
-    while chunk := tar.fileobj.read(CHUNK):
+    while chunk := tar.read(tarfile.RECORDSIZE):
         if chunk.strip(b"\0"):
             raise ArchiveError(f"it goes on after its end, {MANIFEST}")
 

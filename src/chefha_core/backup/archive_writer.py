@@ -6,12 +6,10 @@ import hashlib
 import json
 import tarfile
 import time
-from collections.abc import Callable
-from typing import IO
+from collections.abc import Callable, Iterable
 
 from chefha_core.backup import pg_manifest
 from chefha_core.backup.archive import ABOUT, DATA, MANIFEST, PG_MANIFEST, TEXT_LIMIT, About, covers
-from chefha_core.backup.compression import CHUNK
 from chefha_core.backup.errors import ArchiveError
 from chefha_core.backup.pg_manifest import FileFact
 
@@ -19,7 +17,7 @@ from chefha_core.backup.pg_manifest import FileFact
 class ArchiveWriter:
     """Entries in the order of the format; ``write`` takes what comes next of the (uncompressed) stream."""
 
-    def __init__(self, write: Callable[[bytes], object], about: About) -> None:
+    def __init__(self, write: Callable[[bytes | memoryview], object], about: About) -> None:
         self._write = write
         self._facts: dict[str, FileFact] = {}
         self._pg_manifest = b""
@@ -34,23 +32,21 @@ class ArchiveWriter:
         self._pad(info.size)
         self._facts[name] = FileFact(info.size, hashlib.sha256(content).hexdigest())
 
-    def file(self, info: tarfile.TarInfo, source: IO[bytes], on_bytes: Callable[[int], None]) -> None:
-        """One entry of the base backup, whose name is that within the data directory."""
+    def file(
+        self, info: tarfile.TarInfo, content: Iterable[bytes | memoryview], on_bytes: Callable[[int], None]
+    ) -> None:
+        """One entry of the base backup, whose name is that within the data directory; ``content`` in pieces."""
         name = info.name = DATA + info.name
-        digest, left, kept = hashlib.sha256(), info.size, []
+        digest, kept = hashlib.sha256(), []
+        if name == PG_MANIFEST and info.size > TEXT_LIMIT:
+            raise ArchiveError(f"backup_manifest has {info.size} bytes, more than an archive can take")
         self._header(info)
-        while left:
-            chunk = source.read(min(CHUNK, left))
-            if not chunk:
-                raise tarfile.ReadError("unexpected end of data")
-            self._write(chunk)
-            digest.update(chunk)
-            left -= len(chunk)
-            on_bytes(len(chunk))
+        for piece in content:
+            self._write(piece)
+            digest.update(piece)
+            on_bytes(len(piece))
             if name == PG_MANIFEST:
-                if info.size > TEXT_LIMIT:
-                    raise ArchiveError(f"backup_manifest has {info.size} bytes, more than an archive can take")
-                kept.append(chunk)
+                kept.append(bytes(piece))
         self._pad(info.size)
         self._facts[name] = FileFact(info.size, digest.hexdigest())
         if kept:

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator
 from typing import IO, BinaryIO
 
 from chefha_core.backup.errors import ArchiveError
+from chefha_core.backup.tar_stream import CHUNK
 
-#: bytes moved at once
-CHUNK = 1 << 20
 #: compression -> end of file names
 ENDINGS = {"zstd": ".tar.zst", "gzip": ".tgz"}
 #: level 1 does 420 MB/s of a processor where level 3 does 190, and rows of a database become no larger by it
@@ -58,6 +57,8 @@ class Expanded:
         self._broken = ""
         assert self._process.stdin is not None and self._process.stdout is not None
         self.file: IO[bytes] = self._process.stdout
+        for pipe in (self._process.stdin, self._process.stdout):
+            widen(pipe)
         self._feeder = threading.Thread(target=self._feed, args=(stream, start, on_progress), daemon=True)
         self._feeder.start()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
-import io
 import json
 import os
 import pwd
@@ -27,10 +26,11 @@ from chefha_core.backup import pg_manifest, wal
 from chefha_core.backup.archive import About, read_about, verify
 from chefha_core.backup.archive_writer import ArchiveWriter
 from chefha_core.backup.chain import needed_by
-from chefha_core.backup.compression import CHUNK, ENDINGS, compressor, ended, widen
+from chefha_core.backup.compression import ENDINGS, compressor, ended, widen
 from chefha_core.backup.errors import ArchiveError
 from chefha_core.backup.source import CATCH_UP, Deadline, Facts, ask, base_backup, catch_up, log_kept
 from chefha_core.backup.stores import PARTIAL, Store
+from chefha_core.backup.tar_stream import CHUNK, TarStream
 from chefha_core.model import format_lsn, parse_lsn
 from chefha_core.parts.postgres_tools import Places, PostgresError, run
 from chefha_core.settings import Settings
@@ -240,36 +240,32 @@ class _Taking:
 
     def _repack(self, source: IO[bytes], sink: IO[bytes], began: datetime.datetime) -> About:
         """pg_basebackup's entries as an archive's. The first one, backup_label, says where the log begins."""
-        with tarfile.open(fileobj=source, mode="r|", bufsize=CHUNK) as tar:
-            entry = tar.next()
-            if entry is None:
-                raise tarfile.ReadError("pg_basebackup sent nothing")
-            label = tar.extractfile(entry)
-            if entry.name != "backup_label" or label is None:
-                raise ArchiveError(f"pg_basebackup began with {entry.name}; expected backup_label")
-            text = label.read()
-            about = self._about(text.decode("utf-8", "replace"), began)
-            writer = ArchiveWriter(sink.write, about)
-            self._configuration(writer)
-            writer.file(entry, io.BytesIO(text), self._count)
-            while (entry := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]
-                self._entry(tar, entry, writer)
-            writer.finish()
-            while source.read(CHUNK):
-                pass
+        tar = TarStream(source)
+        entry = tar.next()
+        if entry is None:
+            raise tarfile.ReadError("pg_basebackup sent nothing")
+        if entry.name != "backup_label":
+            raise ArchiveError(f"pg_basebackup began with {entry.name}; expected backup_label")
+        text = tar.text(entry)
+        about = self._about(text.decode("utf-8", "replace"), began)
+        writer = ArchiveWriter(sink.write, about)
+        self._configuration(writer)
+        writer.file(entry, [text], self._count)
+        while (entry := tar.next()) is not None:
+            self._entry(tar, entry, writer)
+        writer.finish()
+        while source.read(CHUNK):
+            pass
         return about
 
-    def _entry(self, tar: tarfile.TarFile, entry: tarfile.TarInfo, writer: ArchiveWriter) -> None:
+    def _entry(self, tar: TarStream, entry: tarfile.TarInfo, writer: ArchiveWriter) -> None:
         entry.name = entry.name.removeprefix("./")
         if entry.isdir():
             writer.folder(entry)
         elif entry.isreg():
-            file = tar.extractfile(entry)
-            assert file is not None
             if entry.name.startswith("pg_wal/"):
                 self.log += entry.size
-            writer.file(entry, file, self._count)
+            writer.file(entry, tar.content(entry), self._count)
         else:
             raise ArchiveError(f"{entry.name} is neither a file nor a folder, which an archive cannot hold")
 

@@ -21,10 +21,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from chefha_core.backup.compression import CHUNK, compressor, ended, expanded
+from chefha_core.backup.compression import compressor, ended, expanded
 from chefha_core.backup.errors import ArchiveError
 from chefha_core.backup.pg_manifest import segment_name
 from chefha_core.backup.stores import PARTIAL, Store, open_store
+from chefha_core.backup.tar_stream import CHUNK
 from chefha_core.checked import SettingsError, build
 from chefha_core.parts.postgres_tools import Places
 from chefha_core.settings import Backup, Settings
