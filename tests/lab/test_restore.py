@@ -60,7 +60,7 @@ def _archive(brought_up: Any) -> tuple[str, str, int]:
     sql(lab, leader, "drop table if exists kept, since; create table kept (n int)")
     lab.exec(leader, WRITER, 20)
     before = int(lab.exec(leader, f"tail -n 1 {ACKED}")[1])
-    code, text = ctl(lab, node, "backup", "--json", "2>/dev/null")
+    code, text = lab.exec(node, f"{CTL} backup --json 2>/dev/null", 120)
     assert code == 0, text
     path = json.loads(text)["archive"]
     code, text = ctl(lab, leader, "promote", node)

@@ -172,13 +172,10 @@ class Leaderl:
 
     def _tidy(self, seen: Observation) -> None:
         """Once new data has proved itself, what it replaced is deleted; tried once, then left to people."""
-        if self.memory.job in ("Clone", "SwapIn"):
+        why = why_old_data_goes(seen, self.policy)
+        if not why:
             self._tidied = False
-        elif (
-            not self._tidied
-            and (why := why_old_data_goes(seen, self.policy))
-            and (old := leftovers(self.postgres.places))
-        ):
+        elif not self._tidied and (old := leftovers(self.postgres.places)):
             self._tidied = True
             log.info("%s: deleting %s", why, ", ".join(map(str, old)))
             self.worker.aside(self.postgres.forget_old_data)
