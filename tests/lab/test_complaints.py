@@ -82,12 +82,12 @@ def test_a_cluster_that_is_weeks_old_elects_and_says_what_it_waits_for(lab: Lab,
 
 
 def test_slow_disks_and_slow_etcd_cost_no_failover(lab: Lab) -> None:
-    """etcd stands still on all members for a second, again and again; a test write to the leader's disk takes 5 s."""
+    """etcd stands still on all members for 0.7 s, again and again; a test write to the leader's disk takes 5 s."""
     with under_load(lab, outage=HICCUP) as story:
         probe = "pgrep -of 'disk_probe.py'"
         shell(lab, story.leader, f"pid=$({probe}); kill -STOP $pid; (sleep 5; kill -CONT $pid) >/dev/null 2>&1 &")
         for _ in range(4):
-            everywhere(lab, "pkill -STOP -x etcd; sleep 1; pkill -CONT -x etcd")
+            everywhere(lab, "pkill -STOP -x etcd; sleep 0.7; pkill -CONT -x etcd")
             story.stays(1)
 
 
