@@ -99,7 +99,9 @@ def test_the_leader_hands_over_first_and_only_if_it_was_told_to() -> None:
 
 def test_a_front_end_is_sent_to_its_states() -> None:
     with pytest.raises(VerbError, match="fe1 is a front end"):
-        run("fe1", Played())
+        upgrade.upgrade(SETTINGS, "fe1")
+    with pytest.raises(VerbError, match="fe1 is a front end"):
+        upgrade.check(SETTINGS, "fe1")
 
 
 def test_a_leader_with_nothing_to_change_goes_on_leading() -> None:

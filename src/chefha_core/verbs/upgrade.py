@@ -67,7 +67,7 @@ class _Progress:
 
 def check(settings: Settings, name: str, machine: Machine | None = None) -> dict[str, Any]:
     """Who leads, if an upgrade could begin now; VerbError if it could not. Changes nothing."""
-    return {"leader": _well("upgrade is refused", machine or Member(settings, name), PATIENCE)["leader"]}
+    return {"leader": _well("upgrade is refused", machine or Member.of(settings, name), PATIENCE)["leader"]}
 
 
 def upgrade(
@@ -82,9 +82,7 @@ def upgrade(
     """This member becomes what the pillar says; with ``failover`` it hands over first if it leads and anything would
     change, with ``packages`` PostgreSQL's and etcd's packages are renewed too. VerbError, with where it ended.
     """
-    if name not in settings.members:
-        raise VerbError(f"upgrade: {name} is a front end, which its states bring up to date: salt-call state.apply")
-    machine, progress = machine or Member(settings, name), _Progress(on_step)
+    machine, progress = machine or Member.of(settings, name), _Progress(on_step)
     leads = _well("upgrade is refused", machine, PATIENCE)["leader"] == name
     progress.done("the cluster is well")
     if leads and not failover:
@@ -152,6 +150,13 @@ class Member:
 
     settings: Settings
     name: str
+
+    @classmethod
+    def of(cls, settings: Settings, name: str) -> Member:
+        """VerbError on a front end."""
+        if name not in settings.members:
+            raise VerbError(f"upgrade: {name} is a front end, which its states bring up to date: salt-call state.apply")
+        return cls(settings, name)
 
     def look(self) -> Mapping[str, Any]:
         """The cluster as cluster_status has it, with ``etcd_problem``."""
