@@ -66,7 +66,8 @@ def test_f14_f59_two_of_three_are_lost_for_good(lab: Lab, witness: Witness) -> N
     leader = witness.leader()
     survivor, other = others(leader)
     assert "etcd has a quorum" in refused(lab, survivor, "bootstrap", "--quorum-loss-recovery", "-y")
-    sql(lab, leader, "create table if not exists kept (n int); insert into kept select generate_series(1, 1000)")
+    sql(lab, leader, "drop table if exists kept")
+    sql(lab, leader, "create table kept as select generate_series(1, 1000) n")
     poll(lambda: sql(lab, survivor, "select count(*) from pg_class where relname = 'kept'") == "1", 30)
     for lost in (leader, other):
         lab.fault("kill-host", lost)

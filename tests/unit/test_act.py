@@ -6,11 +6,13 @@ import time
 from typing import Any
 
 import pytest
-from tests.unit.plan_builder import follower, leader
+from tests.unit.plan_builder import KEY, follower, leader
 
+from chefha_core import codec
 from chefha_core.act import Actor
 from chefha_core.leaderl.memory import Memory
-from chefha_core.model import Lease
+from chefha_core.model import Lease, PgFacts, PgState, Position, SyncRule
+from chefha_core.parts.etcd import Delete, KeyValue, Put, TxnResult
 from chefha_core.parts.postgres import PostgresError
 from chefha_core.plan import commands as c
 from chefha_core.settings import Secrets, Settings
@@ -78,3 +80,51 @@ def test_f18_a_session_that_does_not_end_keeps_nothing_from_happening() -> None:
     commands = (c.KillPostgres("x"), c.EndClientSessions("x"), c.DropAddress("x"))
     actor(address, Memory(), worker).carry_out(commands, follower())
     assert (worker.calls, address.calls) == (["kill"], ["drop"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "alone"),
+    [(SyncRule(("a",), 0, 1), Put("alone", "a")), (SyncRule(("a", "b", "c"), 1, 2), Delete("alone"))],
+)
+def test_etcd_knows_who_is_alone_in_the_same_transaction_as_the_rule(rule: SyncRule, alone: Put | Delete) -> None:
+    """The rule of one and the name of who has the data never stand there without each other."""
+    made, written = actor(Part(), Memory(), Part()), []
+    made.etcd = Etcd(written)  # type: ignore[assignment]
+    made._publish_sync(c.PublishSync("because", rule), leader())
+    assert written[0][1] == alone
+
+
+def test_since_when_commits_wait_is_known_from_the_end_of_the_change_on() -> None:
+    """Whatever was acknowledged before ends at that place at the latest."""
+    memory = Memory(waits=(("b",), 7))
+    made = actor(Part(), memory, Part())
+    made.postgres = Server(memory)  # type: ignore[assignment]
+    made._set_sync(c.SetSync("because", ("b", "c")), leader())
+    assert memory.waits == (("b", "c"), 900)
+
+
+class Etcd:
+    """An etcd whose leader key is this node's."""
+
+    def __init__(self, written: list[list[Any]]) -> None:
+        self.written = written
+
+    def get(self, key: str) -> Any:
+        return KeyValue(key, codec.dump(KEY), 0, 40, 0, 0)
+
+    def txn(self, compare: Any, puts: list[Any]) -> Any:
+        self.written.append(list(puts))
+        return TxnResult(True, 41)
+
+
+class Server:
+    """A PostgreSQL whose log ends at 900 when it has taken over whom to wait for."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+
+    def set_role(self, upstream: str, sync_names: tuple[str, ...]) -> None:
+        assert self.memory.waits == ((), 0), "what was known before does not count any more"
+
+    def observe(self, timeout: float) -> PgFacts:
+        return PgFacts(PgState.PRIMARY, position=Position(1, 900))

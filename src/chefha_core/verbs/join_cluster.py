@@ -210,22 +210,17 @@ def _about_the_peer(wish: Wish, members: Mapping[str, str], name: str, port: int
     return ""
 
 
-def writable(path: Path) -> None:
-    """VerbError unless a file of secrets can be made there: never over one that is there."""
-    if path.exists():
-        raise VerbError(f"show-config --secrets {path}: the file is there already and is not overwritten")
-
-
 def write_secrets(settings: Settings, file: str) -> str:
     """For a peer that shall join: secrets and certificates of this node, in a file for its owner alone; its path."""
     path = Path(file).expanduser().absolute()
-    writable(path)
     data = {branch: value for branch, value in settings.to_dict().items() if branch in node_file.BRANCHES}
     data["tls"] = {name: value for name, value in data["tls"].items() if name in ("ca", "certificate", "key")}
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(fd, "w", encoding="utf-8") as out:
             out.write(json.dumps({"chefha": data}, indent=2) + "\n")
+    except FileExistsError:
+        raise VerbError(f"show-config --secrets {path}: the file is there already and is not overwritten") from None
     except OSError as error:
         raise VerbError(f"show-config --secrets {path}: {error.strerror}") from None
     return str(path)
