@@ -23,8 +23,12 @@ def debs(*words: str) -> None:
 def archive(tmp_path: Path) -> Path:
     """An engine's archive in miniature, its programs not executable, as Python's zipfile leaves them."""
     path = tmp_path / "elasticsearch-7.17.9.zip"
-    files = {"bin/elasticsearch": "#!/bin/sh\n", "bin/elasticsearch-env": ENV_SCRIPT, "config/elasticsearch.yml": "a: b\n",
-             "lib/x.jar": "", "logs/": ""}  # fmt: skip
+    files = {
+        "bin/elasticsearch": "#!/bin/sh\n",
+        "bin/elasticsearch-env": ENV_SCRIPT,
+        "config/elasticsearch.yml": "a: b\n",
+        "lib/x.jar": "",
+    }
     with zipfile.ZipFile(path, "w") as made:
         for name, text in files.items():
             made.writestr(f"elasticsearch-7.17.9/{name}", text)
