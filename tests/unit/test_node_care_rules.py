@@ -150,6 +150,19 @@ def test_what_does_not_happen_is_told_with_the_services_last_words(unit: Systemd
         services.control(SETTINGS, "be1", "start", "etcd", 0.2)
 
 
+def test_postgresql_is_told_to_end_fast(unit: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM would wait for leaderl's own session for ever."""
+    unit.state, sent = UnitState("active", 70, ""), []
+
+    def kill(pid: int, number: int) -> None:
+        sent.append((pid, int(number)))
+        unit.state = UnitState("active", 77, "")
+
+    monkeypatch.setattr("chefha_core.verbs.services.os.kill", kill)
+    done = services.control(SETTINGS, "be1", "term", "postgresql", 5)
+    assert sent == [(70, 2)] and done["steps"][0]["step"] == "postgresql (pid 70) got SIGINT"
+
+
 # ---- reconfigure
 
 

@@ -171,7 +171,7 @@ MACHINE = {
     "firewall": ["nft", "list", "table", *TABLE.split()],
     "processes": ["ps", "axww", "-o", "pid,ppid,user,stat,rss,etime,time,cmd"],
     "packages": ["dpkg-query", "-W"],
-    "clock": ["timedatectl"],
+    "clock": ["date", "+%F %T.%N %z"],
 }
 
 

@@ -246,10 +246,12 @@ class _Work:
     def _signal(self, verb: str, key: str, unit: str, before: UnitState) -> None:
         if not before.pid:
             return self._step(f"{key} does not run")
-        os.kill(before.pid, SIGNALS[verb])
+        # to PostgreSQL SIGTERM means: wait for all clients, and leaderl's own session never ends
+        number = signal.SIGINT if (key, verb) == ("postgresql", "term") else SIGNALS[verb]
+        os.kill(before.pid, number)
         if verb != "hup":
             self._await(f"{verb} {key}", unit, lambda now: now.pid != before.pid, f"pid {before.pid} got the signal")
-        self._step(f"{key} (pid {before.pid}) got SIG{verb.upper()}")
+        self._step(f"{key} (pid {before.pid}) got {number.name}")
 
     def _await(self, asked: str, unit: str, so: Callable[[UnitState], bool], waits: str) -> None:
         while not so(now := _look(unit)):
