@@ -125,8 +125,10 @@ def follow(settings: Settings, name: str, service: str, lines: int) -> None:
         for process in running:
             process.wait()
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one, to the whole group, changes nothing any more
         for process in running:
             process.terminate()
+            process.wait()
 
 
 def _situation(settings: Settings, name: str, verb: str, service: str, through_salt: bool) -> Situation:
