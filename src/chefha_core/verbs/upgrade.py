@@ -7,6 +7,7 @@ process of their own (salt-call), because they replace the very library this one
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -190,14 +191,22 @@ class Member:
         return [units[key] for key, row in rows.items() if row["pid"] and replaced(Path(f"/proc/{row['pid']}/exe"))]
 
     def restart(self, unit: str, timeout: float) -> None:
-        """PostgreSQL of a follower at once, for leaderl judges it; etcd and search in this member's turn."""
+        """etcd and search in this member's turn; PostgreSQL of a follower is stopped: only leaderl starts it."""
         if unit in in_turn.WELL:
             in_turn.restart_in_turn(self.settings, self.name, unit, timeout)
             return
         if leaderl_status()["role"] == "leader":
             raise VerbError(f"upgrade of {self.name}: it leads again, so {unit} is not restarted; try again")
-        in_turn.systemctl_restart(unit)
-        member.wait_until_well(member.member_problem, timeout)
+        try:
+            subprocess.run(["systemctl", "stop", unit], capture_output=True, timeout=timeout, check=True)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise VerbError(f"upgrade of {self.name}: {unit} could not be stopped: {error}") from None
+
+        def problem() -> str:
+            runs = status.local({unit: unit})[unit]["state"] == "running"
+            return member.member_problem() if runs else f"leaderl has not started {unit} yet"
+
+        member.wait_until_well(problem, timeout)
 
 
 def replaced(exe: Path) -> bool:
