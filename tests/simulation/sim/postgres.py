@@ -292,9 +292,11 @@ class Postgres:
         world.engine.at(world.latency(), lambda: self._acknowledged(stream, length), self.host)
 
     def _acknowledged(self, stream: Stream, length: int) -> None:
-        """The primary hears how far a standby has flushed. The connection may be cut meanwhile: the news was sent."""
+        """The primary hears how far a standby has flushed. The connection may be cut meanwhile: the news was sent.
+        A machine that lost its power repeats nothing.
+        """
         world, pm = self.world, stream.sender
-        if pm is not self.pm or self.data is None:
+        if pm is not self.pm or self.data is None or not stream.standby.up:
             return
         if not world.reach(stream.standby.name, self.host.name, "pg") or pm.hung_at is not None:
             world.engine.at(0.25, lambda: self._acknowledged(stream, length), self.host)
