@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from lab.api import Lab
-from lab.deploy import PYTHON
-from lab.topology import BACKENDS, BY_NAME
+from lab.deploy import PYTHON, WHEELS
+from lab.topology import BACKENDS, BY_NAME, MASTER
 from lab.witness import Witness, others
 from tests.lab.bring_up import APPLY_TIMEOUT, failed
 from tests.lab.postgresql import sql
@@ -154,7 +154,7 @@ def test_a_bare_machine_joins_by_the_verb(lab: Lab, witness: Witness) -> None:
     leader = witness.leader()
     victim = others(leader)[0]
     lab.replace(victim)
-    wheel = lab.salt(victim, "pillar.get", "chefha:wheel")[victim]
+    wheel = lab.exec(MASTER.name, f"ls {WHEELS}")[1].strip()
     lab.salt(victim, "cp.get_file", f"salt://chefha/minion/files/{wheel}", f"/root/{wheel}")
     install = [PYTHON, "-m", "pip", "install", "-q", "--no-index", "--no-deps", f"/root/{wheel}"]
     code, text = lab.exec(victim, install, 120)

@@ -147,6 +147,8 @@ def no_leader(story: Story) -> Iterator[tuple[str, str]]:
             "--cert $tls/server.crt --key $tls/server.key del /chefha/lab/leader"
         )
         poll(lambda: story.lab.exec(asked_on, delete)[0] == 0, 20)
+        heard = poll(lambda: not any(row.epoch for row in story.witness.look() if row.reachable), 20)
+        assert heard, "somebody still thinks that there is a leader"
         yield story.followers[1], "off"
     finally:
         story.lab.exec(asked_on, "chef-backend-ctl set-cluster-failover on")
@@ -171,7 +173,7 @@ def test_promote_while_another_promote_runs(lab: Lab, witness: Witness) -> None:
     witness.await_converged(60)
     leader = witness.leader()
     one, other = others(leader)
-    checkpointer = "pkill -{} -f '^postgres: checkpointer'"
+    checkpointer = "pkill -{} -f '^postgres: .*checkpointer'"
     with ThreadPoolExecutor(1) as pool:
         lab.exec(leader, checkpointer.format("STOP"))
         try:
