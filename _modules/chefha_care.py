@@ -209,7 +209,7 @@ def reconfigure():
         raise CommandExecutionError(problem)
     answer = __salt__["state.apply"]()
     try:
-        return library.refused_or(library.summary(answer))
+        return library.of_salt(answer)
     except library.VerbError as error:
         raise CommandExecutionError(str(error)) from error
 

@@ -14,7 +14,6 @@ from chefha_core import node_file
 from chefha_core.secrets import generate
 from chefha_core.settings import from_pillar
 from chefha_core.verbs import join_cluster as joining
-from chefha_core.verbs.apply_states import failure
 from chefha_core.verbs.join_cluster import Places, Wish, join_cluster
 from chefha_core.verbs.reach import VerbError
 
@@ -34,9 +33,9 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peer: int) -> Places
     """A bare machine, be3, whose pillar names three members; its states cannot be applied."""
     shown = {"members": MEMBERS, "leaderl": {"http_port": peer}}
     answers = {"chefha.validate_pillar": shown, "grains.get": "be3"}
-    monkeypatch.setattr(joining, "salt_call", lambda function, *words: answers[function])
+    monkeypatch.setattr(joining.salt_call, "salt_call", lambda function, *words: answers[function])
     monkeypatch.setattr(joining, "leaderl_status", lambda: {"role": "follower"})
-    monkeypatch.setattr(joining, "apply_states", lambda: pytest.fail("it was not refused"))
+    monkeypatch.setattr(joining.salt_call, "apply", lambda: pytest.fail("it was not refused"))
     return Places(tmp_path / "settings.json", tmp_path / "node.json")
 
 
@@ -136,7 +135,7 @@ def test_a_relative_path_of_secrets(places: Places, tmp_path: Path, monkeypatch:
     secrets_file(tmp_path)
     monkeypatch.chdir(tmp_path)
     applied: list[int] = []
-    monkeypatch.setattr(joining, "apply_states", lambda: applied.append(1))
+    monkeypatch.setattr(joining.salt_call, "apply", lambda: applied.append(1))
     monkeypatch.setattr(joining, "wait_until_well", lambda problem, timeout: 0.1)
     monkeypatch.setattr(joining, "_node", lambda wish, places: (from_pillar(pillar()), "be3"))
     done = join_cluster(Wish("be1", secrets_file="secrets", vip_interface="lo"), places=places)
@@ -170,15 +169,3 @@ def test_the_pillar_wins_over_what_a_machine_brought(tmp_path: Path) -> None:
     tree = node_file.completed({"secrets": {"token": "new"}}, tmp_path / "node.json")
     assert tree["secrets"] == {"token": "new", "etcd_password": "kept"}
     assert node_file.completed({"a": 1}, tmp_path / "none") == {"a": 1}
-
-
-def test_the_first_state_that_failed_is_told() -> None:
-    states = {
-        "x": {"result": False, "__run_num__": 7, "__id__": "later", "comment": "requisite"},
-        "y": {"result": False, "__run_num__": 3, "__id__": "chefha_packages", "comment": "no such package"},
-        "z": {"result": True, "__run_num__": 1},
-    }
-    assert failure(json.dumps({"local": states}), "", 2) == "chefha_packages: no such package"
-    assert failure(json.dumps({"local": {"z": states["z"]}}), "", 0) == ""
-    assert failure(json.dumps({"local": ["Pillar failed", "why"]}), "", 1) == "Pillar failed; why"
-    assert "no master" in failure("", "no master", 1)

@@ -172,7 +172,7 @@ def row(name: str, result: bool, changes: Any = None, comment: str = "") -> dict
 
 def test_a_highstate_in_short() -> None:
     answer = {"a": row("chefha_etcd", True), "b": row("chefha_search", True, {"x": 1}, "changed: x")}
-    done = care_reconfigure.refused_or(care_reconfigure.summary(answer))
+    done = care_reconfigure.of_salt(answer)
     assert done == {"states": 2, "changed": {"chefha_search": "changed: x"}, "failed": {}}
     assert care_reconfigure.text(done).endswith("2 states are as wanted, 1 of them changed something")
 
@@ -185,9 +185,9 @@ def test_failed_states_are_told_with_their_reasons() -> None:
     with pytest.raises(
         VerbError, match=r"1 of 2 states failed: chefha_etcd: etcd does not start: no room; 1 more were not"
     ):
-        care_reconfigure.refused_or(care_reconfigure.summary(answer))
+        care_reconfigure.of_salt(answer)
     with pytest.raises(VerbError, match="no state was applied: Rendering SLS 'base:chefha' failed"):
-        care_reconfigure.summary(["Rendering SLS 'base:chefha' failed"])
+        care_reconfigure.of_salt(["Rendering SLS 'base:chefha' failed"])
 
 
 def test_without_a_master_nothing_is_begun() -> None:

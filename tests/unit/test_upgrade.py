@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from chefha_core.data_version import other_major
-from chefha_core.parts.salt_call import SaltFailed, answer, changes
+from chefha_core.parts.salt_call import SaltFailed, answer, applied, well
 from chefha_core.settings import SECRETS_OF, from_pillar
 from chefha_core.verbs import upgrade
 from chefha_core.verbs.reach import VerbError
@@ -167,11 +167,11 @@ def test_what_salt_call_says_is_read_whatever_is_printed_around_it() -> None:
         "a": {"__id__": "chefha_one", "result": True, "changes": {}, "__run_num__": 0},
     }
     said = answer("salt-call state.apply", f"[WARNING ] old\n{json.dumps({'local': states})}", 0, "")
-    assert changes(said) == ["chefha_two"]
+    assert list(applied(said).changed) == ["chefha_two"]
     states["a"] |= {"result": False, "comment": "no\n room"}
-    with pytest.raises(SaltFailed, match="state chefha_one failed: no room"):
-        changes(states)
-    with pytest.raises(SaltFailed, match="failed: The function is running as PID 7"):
+    with pytest.raises(SaltFailed, match="1 of 2 states failed: chefha_one: no room"):
+        well(applied(states))
+    with pytest.raises(SaltFailed, match="failed: The function is running; as PID 7"):
         answer("salt-call state.apply", json.dumps({"local": ["The function is running", "as PID 7"]}), 1, "")
     with pytest.raises(SaltFailed, match="ended with 1 and said: no master"):
         answer("salt-call x", "", 1, "[ERROR]\nno master\n")

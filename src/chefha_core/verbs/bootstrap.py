@@ -17,12 +17,13 @@ from chefha_core.layout.etcd import UNIT, peer_url
 from chefha_core.leaderl.client import Way
 from chefha_core.model import EtcdView, LeaderState, PgState
 from chefha_core.node import run_folder
+from chefha_core.parts import salt_call
 from chefha_core.parts.etcd import Compare, EtcdError, Put
 from chefha_core.parts.etcd_members import heard_at
+from chefha_core.parts.salt_call import SaltFailed
 from chefha_core.search_start import ALONE as SEARCH_ALONE
 from chefha_core.settings import Settings
 from chefha_core.verbs import quorum_loss
-from chefha_core.verbs.apply_states import apply_states
 from chefha_core.verbs.cluster_status import fetch
 from chefha_core.verbs.etcd_access import root_client
 from chefha_core.verbs.reach import VerbError, tls_files
@@ -140,7 +141,10 @@ def _states(settings: Settings, name: str) -> None:
             asked.append(True)
 
     try:
-        apply_states(ask, without=("chefha_search_healthy",))  # which wants a majority of nodes
+        # without the one that wants a majority of search nodes
+        salt_call.apply('exclude=[{"id": "chefha_search_healthy"}]', meanwhile=ask)
+    except SaltFailed as error:
+        raise VerbError(f"bootstrap: {error}") from None
     finally:
         for marker in (ALONE, SEARCH_ALONE):
             marker.unlink(missing_ok=True)

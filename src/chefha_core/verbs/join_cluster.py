@@ -17,9 +17,10 @@ from typing import Any
 from chefha_core import node_file
 from chefha_core.checked import SettingsError
 from chefha_core.node import own_name
+from chefha_core.parts import salt_call
+from chefha_core.parts.salt_call import SaltFailed
 from chefha_core.settings import SETTINGS_FILE, Settings, load
 from chefha_core.verbs import rejoin
-from chefha_core.verbs.apply_states import apply_states, salt_call
 from chefha_core.verbs.member import WELL, member_problem, wait_until_well
 from chefha_core.verbs.quorum_loss import listens
 from chefha_core.verbs.reach import VerbError, leaderl_status
@@ -62,7 +63,7 @@ def join_cluster(wish: Wish, on_step: OnStep = nobody_looks, places: Places = Pl
     with steps.step(STEPS[0]):
         _bring(wish, brought, places)
     with steps.step(STEPS[1]):
-        apply_states()
+        _apply_states(wish)
     with steps.step(STEPS[2]):
         wait_until_well(member_problem, FOLLOWS)
     settings, name = _node(wish, places)
@@ -177,17 +178,24 @@ def _bring(wish: Wish, brought: Mapping[str, Any], places: Places) -> None:
     try:
         if brings:
             node_file.write({**node_file.read(places.node_file), **brings}, places.node_file)
-        shown = salt_call("chefha.validate_pillar")
-        name = str(salt_call("grains.get", "id"))
+        shown = salt_call.salt_call("chefha.validate_pillar")
+        name = str(salt_call.salt_call("grains.get", "id"))
         port = int(shown.get("leaderl", {}).get("http_port", 7331))
         if refusal := _about_the_peer(wish, shown["members"], name, port):
             raise VerbError(refusal)
-    except (VerbError, SettingsError, OSError) as error:
+    except (VerbError, SaltFailed, SettingsError, OSError) as error:
         if before is None:
             places.node_file.unlink(missing_ok=True)
         else:
             places.node_file.write_bytes(before)
         raise VerbError(f"join-cluster {wish.peer}: {error}; nothing was changed") from None
+
+
+def _apply_states(wish: Wish) -> None:
+    try:
+        salt_call.apply()
+    except SaltFailed as error:
+        raise VerbError(f"join-cluster {wish.peer}: {error}") from None
 
 
 def _about_the_peer(wish: Wish, members: Mapping[str, str], name: str, port: int) -> str:

@@ -182,7 +182,8 @@ class Member:
 
     def apply(self, test: bool, timeout: float) -> list[str]:
         """chefha's states, after whatever other states are being applied."""
-        return salt_call.apply(test, timeout)
+        salt_call.salt_call("saltutil.sync_all", timeout=timeout)  # of its own: the next process loads what it brings
+        return list(salt_call.apply("chefha", "queue=True", f"test={test}", timeout=timeout).changed)
 
     def outdated(self) -> list[str]:
         """By the kernel: the file that the main process was started from is gone."""
