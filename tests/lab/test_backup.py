@@ -30,6 +30,7 @@ bin=$(ls -d /usr/lib/postgresql/$(cat $place/data/PG_VERSION)/bin)
 as() { setpriv --reuid postgres --regid postgres --clear-groups "$@"; }
 cd /
 as $bin/pg_verifybackup -q $place/data
+rm -f $place/data/standby.signal  # a follower's mark: it would wait for a leader
 as $bin/pg_ctl -D $place/data -w -l $place/log start \
     -o "-c listen_addresses= -c unix_socket_directories=$place/run -c port=5599 -c hot_standby=off" >/dev/null
 tries=0
