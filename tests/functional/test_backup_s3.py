@@ -83,13 +83,13 @@ def test_an_archive_that_rots_in_the_bucket_does_not_verify(
 ) -> None:
     real = take._Taking._read_back
 
-    def rotten(self, partial, about) -> None:  # type: ignore[no-untyped-def]
+    def rotten(self, partial) -> None:  # type: ignore[no-untyped-def]
         key = {"Bucket": bucket.bucket, "Key": f"chef/test/{partial}"}
         client = self.store.client
         content = bytearray(client.get_object(**key)["Body"].read())
         content[len(content) // 2] ^= 8
         client.put_object(**key, Body=bytes(content))
-        real(self, partial, about)
+        real(self, partial)
 
     monkeypatch.setattr(take._Taking, "_read_back", rotten)
     with pytest.raises(VerbError, match="does not verify"):

@@ -25,6 +25,7 @@ from chefha_core.backup import archive_writer, take
 from chefha_core.backup.archive import About, extract
 from chefha_core.backup.errors import ArchiveError
 from chefha_core.backup.stores import Directory
+from chefha_core.backup.tar_stream import TarStream
 from chefha_core.cli.backups import Progress
 from chefha_core.settings import Backup
 from chefha_core.verbs import backup
@@ -192,17 +193,16 @@ def test_log_that_is_damaged_is_found_by_pg_waldump(
     pair: tuple[Node, Node], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Damaged before it was read, so that all checksums fit: only reading the log can tell."""
-    real = archive_writer.ArchiveWriter.file
+    real = TarStream.content
 
-    def damaging(self, info, source, on_bytes) -> None:  # type: ignore[no-untyped-def]
-        if info.name.startswith("pg_wal/0") and info.size == 16 << 20:
-            content = bytearray(b"".join(bytes(piece) for piece in source))
-            for at in range(0x28, len(content), 4096):
-                content[at] ^= 0xFF
-            source = [bytes(content)]
-        real(self, info, source, on_bytes)
+    def damaging(self: TarStream, entry: tarfile.TarInfo) -> Iterator[memoryview]:
+        content = bytearray(self.text(entry)) if "pg_wal/0" in entry.name else None
+        for at in range(0x28, len(content or b""), 4096):
+            content[at] ^= 0xFF  # type: ignore[index]
+        yield from [memoryview(content)] if content else real(self, entry)
 
-    monkeypatch.setattr(archive_writer.ArchiveWriter, "file", damaging)
+    monkeypatch.setattr(TarStream, "content", damaging)
+    monkeypatch.setattr(TarStream, "text", lambda self, entry: b"".join(bytes(piece) for piece in real(self, entry)))
     assert "does not verify: pg_waldump failed" in refused(pair[1], store)
     assert left(store) == []
 

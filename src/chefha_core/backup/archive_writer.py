@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from chefha_core.backup import pg_manifest
 from chefha_core.backup.archive import ABOUT, DATA, MANIFEST, PG_MANIFEST, TEXT_LIMIT, About, covers
 from chefha_core.backup.errors import ArchiveError
-from chefha_core.backup.pg_manifest import FileFact
+from chefha_core.backup.pg_manifest import FileFact, PgManifest
 
 
 class ArchiveWriter:
@@ -57,8 +57,8 @@ class ArchiveWriter:
         info.name = DATA + info.name
         self._header(info)
 
-    def finish(self) -> None:
-        """The last entry; ArchiveError if the base backup is not what its backup_manifest says."""
+    def finish(self) -> PgManifest:
+        """The last entry; returns backup_manifest. ArchiveError if the base backup is not what that says."""
         if not self._pg_manifest:
             raise ArchiveError("the base backup has no backup_manifest")
         manifest = pg_manifest.parse(self._pg_manifest)
@@ -68,6 +68,7 @@ class ArchiveWriter:
         entries = {n: {"size": f.size, "sha256": f.digest} for n, f in self._facts.items() if covers(n)}
         self.text(MANIFEST, json.dumps({"entries": entries}, indent=1).encode() + b"\n")
         self._write(bytes(2 * tarfile.BLOCKSIZE))
+        return manifest
 
     def _header(self, info: tarfile.TarInfo) -> None:
         self._write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))

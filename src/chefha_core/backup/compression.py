@@ -9,7 +9,7 @@ import contextlib
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, BinaryIO
 
 from chefha_core.backup.errors import ArchiveError
@@ -20,6 +20,8 @@ ENDINGS = {"zstd": ".tar.zst", "gzip": ".tgz"}
 #: level 1 does 420 MB/s of a processor where level 3 does 190, and rows of a database become no larger by it
 _COMPRESS = {"zstd": ["zstd", "-q", "-c", "-1", "-T2"], "gzip": ["gzip", "-c", "-n", "-6"]}
 _EXPAND = {"zstd": ["zstd", "-q", "-d", "-c"], "gzip": ["gzip", "-d", "-c"]}
+#: zstd compares its checksum of the whole content (XXH64), gzip its own (CRC-32)
+_TEST = {"zstd": ["zstd", "-q", "-t"], "gzip": ["gzip", "-t"]}
 _MAGIC = {b"\x28\xb5\x2f\xfd": "zstd", b"\x1f\x8b": "gzip"}
 
 
@@ -46,14 +48,19 @@ def ended(process: subprocess.Popen[bytes]) -> str:
 
 
 class Expanded:
-    """What is within a compressed stream, as a file that can only be read, once, from begin to end."""
+    """What is within a compressed stream, as a file that can only be read, once, from begin to end.
 
-    def __init__(self, stream: BinaryIO, on_progress: Callable[[int], None]) -> None:
+    ``programs``: by compression, what the stream goes through.
+    """
+
+    def __init__(
+        self, stream: BinaryIO, on_progress: Callable[[int], None], programs: Mapping[str, list[str]] = _EXPAND
+    ) -> None:
         start = stream.read(4)
         kind = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), "")
         if not kind:
             raise ArchiveError("it is empty" if not start else "it is not an archive of chefha: neither zstd nor gzip")
-        self._process = _started(_EXPAND[kind])
+        self._process = _started(programs[kind])
         self._broken = ""
         assert self._process.stdin is not None and self._process.stdout is not None
         self.file: IO[bytes] = self._process.stdout
@@ -100,13 +107,21 @@ class Expanded:
 
 
 @contextlib.contextmanager
-def expanded(stream: BinaryIO, on_progress: Callable[[int], None]) -> Iterator[Expanded]:
+def expanded(
+    stream: BinaryIO, on_progress: Callable[[int], None], programs: Mapping[str, list[str]] = _EXPAND
+) -> Iterator[Expanded]:
     """``on_progress`` gets the compressed bytes read so far."""
-    made = Expanded(stream, on_progress)
+    made = Expanded(stream, on_progress, programs)
     try:
         yield made
     finally:
         made.close()
+
+
+def damage(stream: BinaryIO, on_progress: Callable[[int], None]) -> str:
+    """Why a stream does not expand to what was compressed, "" if it does: the program's own checksum of all of it."""
+    with expanded(stream, on_progress, _TEST) as tested:
+        return tested.problem()
 
 
 def widen(pipe: IO[bytes]) -> None:

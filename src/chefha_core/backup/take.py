@@ -16,7 +16,7 @@ import re
 import shutil
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -26,7 +26,7 @@ from chefha_core.backup import pg_manifest, wal
 from chefha_core.backup.archive import About, read_about, verify
 from chefha_core.backup.archive_writer import ArchiveWriter
 from chefha_core.backup.chain import needed_by
-from chefha_core.backup.compression import ENDINGS, compressor, ended, widen
+from chefha_core.backup.compression import ENDINGS, compressor, damage, ended, widen
 from chefha_core.backup.errors import ArchiveError
 from chefha_core.backup.source import CATCH_UP, Deadline, Facts, ask, base_backup, catch_up, log_kept
 from chefha_core.backup.stores import PARTIAL, Store
@@ -160,7 +160,6 @@ class _Taking:
     current: bool
     beside: Path
     read: int = 0
-    log: int = 0
 
     def run(self) -> Taken:
         began, name = self._name()
@@ -169,7 +168,7 @@ class _Taking:
         with log_kept(self.places), self.store.receive(partial, self.facts.size) as output:
             about = self._stream(output, manifest, began)
         try:
-            self._read_back(partial, about)
+            self._read_back(partial)
             self.store.rename(partial, name)
         except BaseException:
             self.store.remove(partial)
@@ -253,9 +252,10 @@ class _Taking:
         writer.file(entry, [text], self._count)
         while (entry := tar.next()) is not None:
             self._entry(tar, entry, writer)
-        writer.finish()
+        manifest = writer.finish()
         while source.read(CHUNK):
             pass
+        self._read_log(manifest)
         return about
 
     def _entry(self, tar: TarStream, entry: tarfile.TarInfo, writer: ArchiveWriter) -> None:
@@ -263,9 +263,11 @@ class _Taking:
         if entry.isdir():
             writer.folder(entry)
         elif entry.isreg():
-            if entry.name.startswith("pg_wal/"):
-                self.log += entry.size
-            writer.file(entry, tar.content(entry), self._count)
+            content: Iterable[memoryview] = tar.content(entry)
+            folder, _, name = entry.name.rpartition("/")
+            if folder == "pg_wal":
+                content = self._kept(name, entry.size, content)
+            writer.file(entry, content, self._count)
         else:
             raise ArchiveError(f"{entry.name} is neither a file nor a folder, which an archive cannot hold")
 
@@ -300,33 +302,42 @@ class _Taking:
                 writer.text(f"configuration/postgresql/{name}", (self.places.config.parent / name).read_bytes())
         writer.text("search/README", README)
 
-    def _read_back(self, partial: str, about: About) -> None:
-        """Verify what was written, and its log with pg_waldump, as pg_verifybackup does."""
-        self._check_room_for_log()
-        total, folder = self.store.size(partial), self._folder("new")
-        with self.store.read(partial) as stream:
-            try:
-                found = verify(stream, lambda done: self._progress("verifying", done, total), folder)
-            except ArchiveError as error:
-                self.deadline.check()
-                raise ArchiveError(f"the backup does not verify: {error}; it was removed") from None
-        if found != about:
-            raise ArchiveError("the backup does not verify: it is not the one that was written; it was removed")
-        for needed in pg_manifest.parse((folder / "backup_manifest").read_bytes()).wal:
-            argv = ["pg_waldump", "-q", "-p", str(folder / "pg_wal"), "-t", str(needed.timeline)]
+    def _kept(self, name: str, size: int, content: Iterable[memoryview]) -> Iterator[memoryview]:
+        """A file of the log as it passes, and beside the database, where pg_waldump reads it."""
+        free = shutil.disk_usage(self.beside).free
+        if free < size + SPARE:
+            raise ArchiveError(
+                f"the log of the backup cannot be checked: {(size + SPARE) >> 20} MiB are needed for a moment in "
+                f"{self.places.home}, {free >> 20} MiB are free"
+            )
+        log, owner = self.beside / "pg_wal", self.beside.stat()
+        if not log.exists():
+            self._folder("pg_wal")
+        with (log / name).open("wb") as copy:
+            os.fchown(copy.fileno(), owner.st_uid, owner.st_gid)
+            for piece in content:
+                copy.write(piece)
+                yield piece
+
+    def _read_log(self, manifest: pg_manifest.PgManifest) -> None:
+        """The log that the backup needs, by pg_waldump, as pg_verifybackup has it."""
+        for needed in manifest.wal:
+            argv = ["pg_waldump", "-q", "-p", str(self.beside / "pg_wal"), "-t", str(needed.timeline)]
             argv += ["-s", format_lsn(needed.start), "-e", format_lsn(needed.end)]
             try:
                 run(self.places, argv, max(1.0, self.deadline.left))
             except PostgresError as error:
                 raise ArchiveError(f"the backup does not verify: {error}; it was removed") from None
+        shutil.rmtree(self.beside / "pg_wal")
 
-    def _check_room_for_log(self) -> None:
-        free = shutil.disk_usage(self.places.home).free
-        if free < self.log + SPARE:
-            raise ArchiveError(
-                f"the log of the backup cannot be checked: {(self.log + SPARE) >> 20} MiB are needed for a moment in "
-                f"{self.places.home}, {free >> 20} MiB are free"
-            )
+    def _read_back(self, partial: str) -> None:
+        """What lies in the store must expand to what was compressed, of which every checksum was compared."""
+        total = self.store.size(partial)
+        with self.store.read(partial) as stream:
+            problem = damage(stream, lambda done: self._progress("verifying", done, total))
+        self.deadline.check()
+        if problem:
+            raise ArchiveError(f"the backup does not verify: {problem}; it was removed")
 
     def _retire(self) -> None:
         """Delete the archives that are not to be kept any more, and the log that only they needed."""
