@@ -1,7 +1,8 @@
 """What users of the old product complained about: one test for each, named after the complaint.
 
 Others of the same list, where they are at home: test_handover.py (a demoted leader can lead again),
-test_dead_search_node.py (search trouble), tests/unit/test_chef_server.py (front ends on another subnet).
+test_dead_search_node.py (search trouble), test_members.py (removing a node), test_restore.py (a restore that crashed),
+tests/unit/test_chef_server.py (front ends on another subnet), tests/unit/test_join_cluster.py (a relative path).
 """
 
 from __future__ import annotations
@@ -189,3 +190,15 @@ def test_a_full_disk_of_the_leader_hands_over_and_heals(lab: Lab, witness: Witne
             make_room(lab, full)
             assert poll(lambda: not rows(lab, heir)[full]["storage"], 60), "it does not heal"
     witness.await_converged(90)
+
+
+def test_a_backup_does_not_fill_tmp(lab: Lab, witness: Witness) -> None:
+    """/tmp has room for nothing at all, and a backup succeeds."""
+    witness.await_converged(60)
+    follower = others(witness.leader())[0]
+    shell(lab, follower, "mount -t tmpfs -o nr_inodes=1,mode=1777 tmpfs /tmp")
+    try:
+        taken = json.loads(shell(lab, follower, "chef-backend-ctl backup --json 2>/dev/null", 90))
+    finally:
+        shell(lab, follower, "umount /tmp; rm -f /var/opt/chef-backup/chef-backup-*")
+    assert taken["verified"], taken

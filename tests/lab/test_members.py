@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from lab.api import Lab
 from lab.deploy import PYTHON, WHEELS
-from lab.topology import BACKENDS, BY_NAME, MASTER
+from lab.topology import BACKENDS, VIP, BY_NAME, MASTER
 from lab.witness import Witness, others
 from tests.lab.bring_up import APPLY_TIMEOUT, failed
 from tests.lab.postgresql import sql
@@ -91,7 +91,19 @@ def test_f14_f59_two_of_three_are_lost_for_good(lab: Lab, witness: Witness) -> N
     assert sql(lab, witness.leader(), "select count(*) from kept; drop table kept").startswith("1001")
 
 
-def test_f59_a_dead_node_is_removed_and_replaced_under_its_name(lab: Lab, witness: Witness) -> None:
+def search_goes_on_without(lab: Lab, victim: str) -> None:
+    """It takes documents through the VIP, and has no vote left for the one that was removed."""
+    at = f"curl -sf -m 10 http://{VIP}:9200"
+    write = f"{at}/removed/_doc/1?refresh -X PUT -H 'Content-Type: application/json' -d '{{}}'"
+    votes = f"{at}/_cluster/state/metadata?filter_path=**.voting_config_exclusions.node_name"
+    for command, wanted in ((write, "created"), (votes, victim), (f"{at}/removed -X DELETE", "true")):
+        code, said = lab.exec("client", command, 20)
+        assert code == 0 and wanted in said, (command, said)
+
+
+def test_f59_removing_a_dead_node_keeps_the_search_quorum_and_another_takes_its_name(
+    lab: Lab, witness: Witness
+) -> None:
     """Nothing is kept for it, and the machine that takes its place is a member like any other."""
     leader = witness.leader()
     asked_on, victim = others(leader)
@@ -106,6 +118,8 @@ def test_f59_a_dead_node_is_removed_and_replaced_under_its_name(lab: Lab, witnes
         assert sql(lab, leader, slots) == "0"
         found = row(lab, asked_on, victim)
         assert (found["role"], found["guid"]) == ("removed", "-"), found
+        if lab.stack.search != "none":
+            search_goes_on_without(lab, victim)
     finally:
         lab.replace(victim)
     apply(lab, victim)

@@ -145,7 +145,7 @@ KILL[MACHINE] = ("ls {home}/data.before-* 2>/dev/null", "true")
 
 
 @pytest.mark.parametrize("what", KILL)
-def test_killed_on_its_way_it_leaves_the_old_data_or_the_restored(
+def test_a_restore_that_crashed_left_the_old_data_or_the_restored(
     lab: Lab, witness: Witness, archive: tuple[str, str, int], what: str
 ) -> None:
     node, path, acknowledged = archive

@@ -7,14 +7,15 @@ are tried at the same time. Whatever they answer, nothing has changed afterwards
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from lab.api import Lab
+from lab.topology import BY_NAME
 from lab.witness import Witness, others
 from tests.lab.story import HICCUP, Story, poll, under_load
 
@@ -30,15 +31,18 @@ PATIENCE = 40.0
 
 @dataclass(frozen=True)
 class Row:
-    """A verb with its arguments ({gone}: a member that is down, or another one where none is), and what it says in
-    each situation: WELL, or words of its refusal. `function` is the same for Salt, "" where there is none.
+    """A verb with its arguments, and what it says in each situation: WELL, or words of its refusal; None where it would
+    do what other tests have it do. `function` is the same for Salt, "" where there is none; `within` is in seconds.
+
+    {gone}: a member that is down, or another one where none is; {self}: where it is asked; {leader}: its address.
     """
 
     shell: str
     function: str = ""
-    etcd_down: str = WELL
-    member_down: str = WELL
-    no_leader: str = WELL
+    etcd_down: str | None = WELL
+    member_down: str | None = WELL
+    no_leader: str | None = WELL
+    within: float = field(default=DEADLINE, kw_only=True)
 
 
 ROWS = (
@@ -59,6 +63,22 @@ ROWS = (
     Row("set-node-failover on", "set_node_failover on", NO_ETCD),
     Row("set-cluster-failover perhaps", "", *["expected one of on"] * 3),
     Row("converge --timeout 2", "converge timeout=2", NOT_CONVERGED, WELL, NOT_CONVERGED),
+    Row("backup --timeout 30", within=PATIENCE),
+    Row("restore /nothing.tar.zst --yes", "restore /nothing.tar.zst", NO_ETCD, *["nothing.tar.zst cannot be read"] * 2),
+    Row("bootstrap --yes", "bootstrap", "there are data in", *["etcd knows this cluster already"] * 2),
+    Row("create-cluster --yes --quorum-loss-recovery", "", "bring etcd's quorum back", *["etcd has a quorum"] * 2),
+    Row("join-cluster {leader}", "join_cluster {leader}", "is a member already", "is a member already", None),
+    Row("join-cluster {leader} -p {leader}", "", *["change pillar chefha:members"] * 3),
+    Row("remove-node {self} --yes", "remove_node {self}", *["that is this node"] * 3),
+    Row("remove-node {gone} --yes", "", "it is still running", None, "it is still running"),
+    Row("force-leader --yes", "force_leader", NO_ETCD, "is the leader", None),
+    Row("upgrade", "upgrade", *["the cluster is not well"] * 3, within=PATIENCE),
+    Row("cleanse --yes", "cleanse yes=True", NO_ETCD, *["is still a member of the cluster"] * 2),
+    Row("uninstall", "uninstall", *["give --yes"] * 3),
+    Row("service-list", "service_list"),
+    Row("start postgresql", "start postgresql"),
+    Row("hup leaderl", "hup leaderl"),
+    Row("gather-logs --directory /var/tmp", within=PATIENCE),
 )
 
 
@@ -90,18 +110,19 @@ def by_salt(lab: Lab, node: str, words: str) -> tuple[str, float]:
     return WELL, took
 
 
-def try_all(lab: Lab, node: str, gone: str, failover: str, expected: Callable[[Row], str]) -> list[str]:
+def try_all(lab: Lab, node: str, values: Mapping[str, str], expected: Callable[[Row], str | None]) -> list[str]:
     """Try all rows on `node`, a few at a time; what is wrong with their answers."""
 
-    def attempt(way: Callable[[Lab, str, str], tuple[str, float]], words: str, wanted: str) -> list[str]:
-        words = words.format(gone=gone, failover=failover)
+    def attempt(way: Callable[[Lab, str, str], tuple[str, float]], words: str, wanted: str, within: float) -> list[str]:
+        words = words.format_map(values)
         said, took = way(lab, node, words)
-        slow = [f"{words}: {took:.1f} s"] if took > (PATIENCE if way is by_salt else DEADLINE) else []
+        slow = [f"{words}: {took:.1f} s"] if took > within else []
         as_wanted = wanted in said if wanted else said == WELL
         return slow + ([] if as_wanted else [f"{words}: expected {wanted or 'success'}, got {said or 'success'}"])
 
-    work = [(in_shell, row.shell, expected(row)) for row in ROWS]
-    work += [(by_salt, row.function, expected(row)) for row in ROWS if row.function]
+    rows = [(row, wanted) for row in ROWS if (wanted := expected(row)) is not None]
+    work = [(in_shell, row.shell, wanted, row.within) for row, wanted in rows]
+    work += [(by_salt, row.function, wanted, PATIENCE) for row, wanted in rows if row.function]
     with ThreadPoolExecutor(4) as pool:
         return [problem for found in pool.map(lambda job: attempt(*job), work) for problem in found]
 
@@ -163,7 +184,10 @@ def test_every_verb_answers_and_changes_nothing(lab: Lab, witness: Witness, situ
     """Within its deadline, with its proper result or in one sentence; the leader is who it was, in the same epoch."""
     with under_load(lab, outage=outage) as story, situation(story) as (gone, failover):
         before = {(row.name, row.epoch) for row in witness.look() if row.reachable}
-        problems = try_all(lab, story.followers[0], gone, failover, lambda row: getattr(row, situation.__name__))
+        asked_on = story.followers[0]
+        values = {"gone": gone, "failover": failover, "self": asked_on, "leader": BY_NAME[story.leader].address}
+        problems = try_all(lab, asked_on, values, lambda row: getattr(row, situation.__name__))
+        lab.exec(asked_on, "rm -f /var/tmp/chefha-* /var/opt/chef-backup/chef-backup-*")
         assert not problems, "\n".join(problems)
         assert {(row.name, row.epoch) for row in witness.look() if row.reachable} == before
 

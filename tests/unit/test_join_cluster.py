@@ -131,7 +131,9 @@ def test_all_refusals_have_messages_of_their_own(places: Places, tmp_path: Path)
     assert len({text.replace(str(tmp_path), "") for text in found}) == 8
 
 
-def test_a_relative_path_of_secrets(places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_of_secrets_does_not_crash_join_cluster(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secrets_file(tmp_path)
     monkeypatch.chdir(tmp_path)
     applied: list[int] = []
