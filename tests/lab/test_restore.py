@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from lab.api import Lab
+from lab.topology import BY_NAME
 from lab.witness import Witness, others
+from tests.lab.bring_up import APPLY_TIMEOUT, failed
 from tests.lab.postgresql import SOCKETS, sql
 from tests.lab.story import poll
 
@@ -187,4 +189,30 @@ def test_all_three_data_directories_lost(lab: Lab, witness: Witness, archive: tu
     assert poll(lambda: "no terminal" in ctl(lab, node, f"restore {path}")[1], 60), ctl(lab, node, f"restore {path}")
     restored(lab, node, path)
     witness.await_converged(60)
+    assert_as_archived(lab, node, acknowledged)
+
+
+def test_all_three_machines_lost(lab: Lab, witness: Witness, archive: tuple[str, str, int]) -> None:
+    """Nothing is left but an archive elsewhere: a first node by the verb, the archive in it, the others by states."""
+    node, path, acknowledged = archive
+    witness.await_converged(60)
+    stream, _ = lab.machines.get(BY_NAME[node]).get_archive(path)
+    elsewhere = b"".join(stream)
+    lab.replace(node, *others(node))
+    answers = lab.salt(node, "state.apply", "chefha.common", timeout=APPLY_TIMEOUT)
+    assert not failed(answers[node]), failed(answers[node])
+    lab.machines.put_tar(BY_NAME[node], "/root", elsewhere)
+
+    code, text = lab.exec(node, f"{CTL} bootstrap -y --json 2>/root/bootstrap.log", APPLY_TIMEOUT)
+    assert code == 0, text + lab.exec(node, "cat /root/bootstrap.log")[1]
+    assert json.loads(text)["leader"] == node
+    assert "etcd knows this cluster already" in ctl(lab, node, "bootstrap -y")[1]
+    restored(lab, node, f"/root/{path.rpartition('/')[2]}")
+    assert_as_archived(lab, node, acknowledged)
+
+    answers = lab.salt("-L", ",".join(others(node)), "state.apply", timeout=APPLY_TIMEOUT)
+    assert not any(map(failed, answers.values())), answers
+    witness.await_converged(240)
+    assert witness.leader() == node
+    assert json.loads(ctl(lab, node, "cluster-status --json")[1])["alone"] is None
     assert_as_archived(lab, node, acknowledged)
