@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from lab.api import Lab
 from lab.deploy import PYTHON, WHEELS
-from lab.topology import BACKENDS, VIP, BY_NAME, MASTER
+from lab.topology import BACKENDS, BY_NAME, MASTER, VIP
 from lab.witness import Witness, others
 from tests.lab.bring_up import APPLY_TIMEOUT, failed
 from tests.lab.postgresql import sql
