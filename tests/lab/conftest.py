@@ -45,6 +45,7 @@ def brought_up(request: pytest.FixtureRequest) -> Iterator[tuple[Lab, BringUp | 
         lab.heal_all()
         yield lab, None
         return
+    lab.up(request.param, until="engine")  # or what an engine that was stopped has kept would be no nothing
     lab.down()
     try:
         yield lab, from_nothing(lab, request.param)
