@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from chefha_core.parts.postgres_tools import sync_directory
 from chefha_core.settings import Backup
 
 PARTIAL = ".partial"
+#: seconds after which what was written of an archive is brought to the disk
+FLUSH = 0.2
 NAME = re.compile(r"chef-backup-\d{4}(-\d{2}){5}\.(tar\.zst|tgz)")
 
 
@@ -121,8 +124,11 @@ class Directory:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             try:
-                yield fd
+                with _on_its_way_to_disk(fd) as problems:
+                    yield fd
                 with self._explained("cannot be written"):
+                    for problem in problems:
+                        raise problem
                     os.fsync(fd)
                 # whoever reads it back reads the disk, and PostgreSQL's pages stay in memory
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -157,6 +163,30 @@ class Directory:
             yield
         except OSError as error:
             raise ArchiveError(f"{error.filename or self.folder} {what}: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _on_its_way_to_disk(fd: int) -> Iterator[list[OSError]]:
+    """What is written meanwhile goes to the disk at once: little is left for the end, and the database on the same disk
+    never waits for all of it. In the list, afterwards, what went wrong.
+    """
+    problems: list[OSError] = []
+    done = threading.Event()
+
+    def flush() -> None:
+        try:
+            while not done.wait(FLUSH):
+                os.fdatasync(fd)
+        except OSError as error:
+            problems.append(error)
+
+    flusher = threading.Thread(target=flush, daemon=True)
+    flusher.start()
+    try:
+        yield problems
+    finally:
+        done.set()
+        flusher.join()
 
 
 def open_store(wanted: Backup) -> Store:
