@@ -32,8 +32,8 @@ lint: venv  ## ruff and mypy
 
 # ---- tests -----------------------------------------------------------------------------------------------------
 
-test: lint  ## everything: logic, simulation, real parts, Salt, the lab's three stacks
-	$(PY) -m pytest tests/unit tests/simulation tests/functional tests/salt tests/lab
+test: lint  ## everything on the default stack: logic, simulation, real parts, Salt, the lab (45 minutes)
+	$(PY) -m pytest -m "not packaged" tests/unit tests/simulation tests/functional tests/salt tests/lab
 
 test-fast: lint  ## logic only: seconds
 	$(PY) -m pytest tests/unit
@@ -41,7 +41,8 @@ test-fast: lint  ## logic only: seconds
 docs: venv  ## rewrite the pages that are made from the code
 	CHEFHA_WRITE_DOCS=1 $(PY) -m pytest -q tests/unit/test_docs.py
 
-matrix: venv  ## long soaks: 20,000 simulated histories
+matrix: venv  ## the lab's other stacks, and 20,000 simulated histories
+	CHEFHA_LAB_STACKS=newest,elasticsearch $(PY) -m pytest tests/lab -m "everywhere or packaged"
 	CHEFHA_HISTORIES=20000 $(PY) -m pytest tests/simulation
 
 bench: venv  ## hand-over and every fault, 5 times each, in the lab

@@ -1,9 +1,9 @@
 """A real cluster for the tests, one per stack: all tests of a stack run together.
 
-The tests marked `everywhere` run on each stack, those marked `packaged(PART)` on each that takes that part from the
-lab's Debian repository, all others on the first one only.
+The tests marked `packaged(PART)` run on each stack that takes that part from the lab's Debian repository, those marked
+`everywhere` on each, all others on the first one.
 
-CHEFHA_LAB_STACKS=newest which stacks (lab/stack.py), with commas between (chef,newest,elasticsearch)
+CHEFHA_LAB_STACKS=newest which stacks (lab/stack.py), with commas between (the default stack)
 CHEFHA_KEEP_LAB=1        leave the last lab up
 CHEFHA_REUSE_LAB=1       use the lab that runs, without bringing it up from nothing (which is then not tested)
 """
@@ -16,12 +16,13 @@ from collections.abc import Iterator
 
 import pytest
 from lab.api import STACKS, Lab, Stack
+from lab.stack import DEFAULT
 from lab.witness import Witness
 from tests.lab.bring_up import BringUp, from_nothing
 
 # The engine's every request would bury what a failed test has to say.
 logging.getLogger("urllib3").setLevel(logging.INFO)
-ASKED_FOR = [STACKS[name] for name in os.environ.get("CHEFHA_LAB_STACKS", "chef,newest,elasticsearch").split(",")]
+ASKED_FOR = [STACKS[name] for name in os.environ.get("CHEFHA_LAB_STACKS", DEFAULT.name).split(",")]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
