@@ -199,6 +199,7 @@ def test_all_three_machines_lost(lab: Lab, witness: Witness, archive: tuple[str,
     stream, _ = lab.machines.get(BY_NAME[node]).get_archive(path)
     elsewhere = b"".join(stream)
     lab.replace(node, *others(node))
+    lab.salt(node, "saltutil.sync_all")
     answers = lab.salt(node, "state.apply", "chefha.common", timeout=APPLY_TIMEOUT)
     assert not failed(answers[node]), failed(answers[node])
     lab.machines.put_tar(BY_NAME[node], "/root", elsewhere)

@@ -74,10 +74,11 @@ ROWS = (
     Row("force-leader --yes", "force_leader", NO_ETCD, "is the leader", None),
     Row("upgrade", "upgrade", *["the cluster is not well"] * 3, within=PATIENCE),
     Row("cleanse --yes", "cleanse yes=True", NO_ETCD, *["is still a member of the cluster"] * 2),
-    Row("uninstall", "uninstall", *["give --yes"] * 3),
+    Row("uninstall", "uninstall", *["if that is wanted"] * 3),
     Row("service-list", "service_list"),
     Row("start postgresql", "start postgresql"),
-    Row("hup leaderl", "hup leaderl"),
+    Row("hup leaderl", "hup leaderl", *["use restart"] * 3),
+    Row("hup postgresql", "hup postgresql"),
     Row("gather-logs --directory /var/tmp", within=PATIENCE),
 )
 
