@@ -83,7 +83,7 @@ def _missing(view: EtcdView, settings: Settings, request: Restoration, places: P
     for name, report in sorted(others.items()):
         if report.system_id != request.system_id or not report.streaming:
             return f"{name} does not follow yet: {report.reason or report.role}"
-    if not others:
+    if not others and view.alone != leader.name:
         return "no other member reports, and commits wait for one"
     kept = places.replaced(request.system_id)
     if reached == 2 or len(others) < len(settings.members) - 1 or not kept.exists():
