@@ -173,9 +173,22 @@ def test_a_bare_machine_joins_by_the_verb(lab: Lab, witness: Witness) -> None:
     install = [PYTHON, "-m", "pip", "install", "-q", "--no-index", "--no-deps", f"/root/{wheel}"]
     code, text = lab.exec(victim, install, 120)
     assert code == 0, text
-    verb = [PYTHON, "-m", "chefha_core.cli", "join-cluster", BY_NAME[leader].address]
-    code, text = lab.exec(victim, [*verb, "-i", "nic7"], 60)
-    assert code == 1 and "there is no interface nic7" in text, text
+    ctl, peer, secrets = f"{PYTHON} -m chefha_core.cli", BY_NAME[leader].address, "/root/secrets.json"
+    lab.exec(victim, f"echo '{{}}' > {secrets}; chmod 644 {secrets}; echo '{{' > /root/bad; chmod 600 /root/bad")
+    for words, expected in (
+        ("cluster-status", "this node is in no cluster yet"),
+        (f"join-cluster {peer} -i nic7", "there is no interface nic7"),
+        (f"join-cluster {peer} -p 192.0.2.9", "is on no interface"),
+        (f"join-cluster {peer} --recovery", "nothing is installed here"),
+        (f"join-cluster {peer} -s /root/none", "is missing"),
+        (f"join-cluster {peer} -s {secrets}", "can be read by others"),
+        (f"join-cluster {peer} -s /root/bad", "cannot be read"),
+        ("join-cluster 192.0.2.9", "is no other member of the cluster"),
+    ):
+        code, text = lab.exec(victim, f"{ctl} {words} 2>&1", 60)
+        assert code == 1 and expected in text and "Traceback" not in text, f"{words}: {text}"
+    assert lab.exec(victim, "ls /etc/chefha")[0] != 0, "a refusal left something"
+    verb = [PYTHON, "-m", "chefha_core.cli", "join-cluster", peer]
     code, text = lab.exec(victim, verb, JOINED)
     assert code == 0 and f"{victim} is follower" in text, text
     witness.await_converged(WHOLE)
