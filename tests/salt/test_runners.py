@@ -5,10 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from tests.salt.playground import Cluster
 
 from chefha_core import codec
 from chefha_core.model import ClusterConfig
+
+
+@pytest.fixture(autouse=True)
+def _led_by_be1(cluster: Cluster) -> None:
+    """Whoever led last in other tests."""
+    cluster.lead("be1", 2000, "leading")
 
 
 def run(cluster: Cluster, verb: str, *arguments: str) -> tuple[int, Any]:
