@@ -179,7 +179,7 @@ def test_a_bare_machine_joins_by_the_verb(lab: Lab, witness: Witness) -> None:
         ("cluster-status", "this node is in no cluster yet"),
         (f"join-cluster {peer} -i nic7", "there is no interface nic7"),
         (f"join-cluster {peer} -p 192.0.2.9", "is on no interface"),
-        (f"join-cluster {peer} --recovery", "nothing is installed here"),
+        (f"join-cluster {peer} --recovery -y", "nothing is installed here"),
         (f"join-cluster {peer} -s /root/none", "is missing"),
         (f"join-cluster {peer} -s {secrets}", "can be read by others"),
         (f"join-cluster {peer} -s /root/bad", "cannot be read"),
