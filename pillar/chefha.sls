@@ -1,5 +1,5 @@
-# An example. `chef-backend-ctl gen-secrets be1=192.0.2.11 be2=192.0.2.12 be3=192.0.2.13 --vip 192.0.2.100` prints a
-# complete tree with fresh secrets and certificates; further settings are optional: `chef-backend-ctl show-config`.
+# An example. All other settings are optional and in docs/pillar.md, or printed by `chef-backend-ctl
+# gen-sample-backend-config`. Another minion id of the master than `master` is named in `chefha_masters`, a list.
 chefha:
   cluster: chefha
   members:
@@ -18,4 +18,6 @@ chefha:
   # firewall: {clients: [198.51.100.0/24]}   # who else reaches PostgreSQL and search; 22 is open to everybody
   durability: quorum       # async: a commit does not wait for a second node, and may be lost
   wheel: chefha-0.1.0-py3-none-any.whl  # below salt/chefha/minion/files; leave out where chefha came with salt-pip
-  # secrets: and tls: come from the master (salt-run chefha.secrets), or stand here as gen-secrets prints them
+  # frontend:source, or a repository that has chef-server-core: see docs/frontends.md
+  # secrets: and tls: come from the master (salt-run chefha.secrets), or stand here as printed by: chef-backend-ctl
+  # gen-secrets be1=192.0.2.11 be2=192.0.2.12 be3=192.0.2.13 --vip 192.0.2.100

@@ -75,6 +75,8 @@ def test_a_hand_over_is_refused_while_failover_is_off(lab: Lab, roles: tuple[str
     with switched(lab, (leader,), "set-cluster-failover"):
         assert_refused(lab, leader, "demote", "failover is off for the cluster")
         assert_refused(lab, leader, f"promote {followers[0]}", "failover is off for the cluster")
+    with switched(lab, (leader,), "set-node-failover"):
+        assert_refused(lab, leader, "demote", f"failover is off for {leader}")
     with switched(lab, tuple(followers), "set-node-failover"):
 
         def nobody() -> bool:

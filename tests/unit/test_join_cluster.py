@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +153,13 @@ def pillar(**more: Any) -> dict[str, Any]:
 
 
 def test_what_a_peer_writes_is_what_a_machine_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = from_pillar(pillar())
+    wanted = from_pillar(pillar())
     monkeypatch.chdir(tmp_path)
+    # as the states lay it out: the texts are in files of their own, and not in the settings
+    files = {"ca.crt": wanted.tls.ca, "server.crt": wanted.tls.certificate, "server.key": wanted.tls.key}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    settings = replace(wanted, tls=replace(wanted.tls, ca="", certificate="", key="", directory=str(tmp_path)))
     file = Path(joining.write_secrets(settings, "secrets.json"))
     assert file == tmp_path / "secrets.json" and file.stat().st_mode & 0o777 == 0o600
     with pytest.raises(VerbError, match="is not overwritten"):
@@ -162,7 +168,7 @@ def test_what_a_peer_writes_is_what_a_machine_takes(tmp_path: Path, monkeypatch:
     bare = {name: value for name, value in pillar().items() if name not in ("secrets", "tls")}
     node_file.write({**data, "vip_interface": "eth7"}, tmp_path / "node.json")
     completed = from_pillar(node_file.completed(bare, tmp_path / "node.json"))
-    assert completed.secrets == settings.secrets and completed.tls.key == settings.tls.key
+    assert completed.secrets == wanted.secrets and completed.tls == wanted.tls
     assert completed.vip_interface == "eth7"
 
 

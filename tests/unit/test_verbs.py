@@ -166,6 +166,8 @@ def test_f51_promote_of_a_healthy_follower_is_not_refused() -> None:
 def test_f51_demote_refuses_elsewhere_and_without_anybody_eligible() -> None:
     assert handover.demotion_refusal(SETTINGS, view(), "be1") == ""
     assert "is not the leader, be1 is" in handover.demotion_refusal(SETTINGS, view(), "be2")
+    off = view(switched_off=frozenset({"be1"}))
+    assert "failover is off for be1" in handover.demotion_refusal(SETTINGS, off, "be1")
     alone = view(members={"be1": view().members["be1"]})
     assert "nobody is eligible: be2 has not" in handover.demotion_refusal(SETTINGS, alone, "be1")
 

@@ -112,8 +112,10 @@ def doomed(settings: Settings, name: str) -> list[Path]:
         places = Places.of(settings)
         lock = places.home / ".lock"
         found += [places.data, places.fresh, places.old, places.rewinding, places.role_conf, places.pgpass, lock]
+        found += [places.restored, *places.home.glob(places.replaced().name)]
         if not settings.etcd_endpoints:
-            found.append(Path(settings.etcd.data_dir))
+            etcd = Path(settings.etcd.data_dir)
+            found += [etcd, *etcd.parent.glob(f"{etcd.name}.before-*")]
         if settings.search.flavor != "none":
             search = settings.search
             found += [Path(search.data_dir), Path(search.log_dir), Path(CACHE), Path(SYSCTL_FILE)]

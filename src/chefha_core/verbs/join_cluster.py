@@ -23,7 +23,7 @@ from chefha_core.settings import SETTINGS_FILE, Settings, load
 from chefha_core.verbs import rejoin
 from chefha_core.verbs.member import WELL, member_problem, wait_until_well
 from chefha_core.verbs.quorum_loss import listens
-from chefha_core.verbs.reach import VerbError, leaderl_status
+from chefha_core.verbs.reach import VerbError, leaderl_status, tls_files
 from chefha_core.verbs.steps import OnStep, Steps, nobody_looks
 
 STEPS = ("secrets and settings are here", "states applied", "this node follows")
@@ -222,13 +222,22 @@ def write_secrets(settings: Settings, file: str) -> str:
     """For a peer that shall join: secrets and certificates of this node, in a file for its owner alone; its path."""
     path = Path(file).expanduser().absolute()
     data = {branch: value for branch, value in settings.to_dict().items() if branch in node_file.BRANCHES}
-    data["tls"] = {name: value for name, value in data["tls"].items() if name in ("ca", "certificate", "key")}
     try:
+        data["tls"] = _certificates(settings)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(fd, "w", encoding="utf-8") as out:
             out.write(json.dumps({"chefha": data}, indent=2) + "\n")
     except FileExistsError:
         raise VerbError(f"show-config --secrets {path}: the file is there already and is not overwritten") from None
     except OSError as error:
-        raise VerbError(f"show-config --secrets {path}: {error.strerror}") from None
+        raise VerbError(f"show-config --secrets {path}: {error.filename}: {error.strerror}") from None
     return str(path)
+
+
+def _certificates(settings: Settings) -> dict[str, str]:
+    """The texts that the states took out of the settings into files of their own; OSError."""
+    files = tls_files(settings)
+    if files is None:
+        return {}
+    named = {"ca": files.ca, "certificate": files.certificate, "key": files.key}
+    return {name: Path(file).read_text(encoding="utf-8") for name, file in named.items()}

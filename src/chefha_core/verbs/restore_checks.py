@@ -121,7 +121,7 @@ def archive_refusal(settings: Settings, view: EtcdView, about: About, foreign: b
     if about.server_version // 10000 != version:
         return (
             f"the archive is of PostgreSQL {about.server_version // 10000} and this cluster has {version}; "
-            "restore it into a cluster of its version and upgrade that"
+            "restore it into a cluster of its version, and bring the data over with pg_dumpall"
         )
     return "" if foreign else foreign_refusal(settings, view, about, lambda: has_own_data(places))
 
