@@ -32,7 +32,7 @@ lint: venv  ## ruff and mypy
 
 # ---- tests -----------------------------------------------------------------------------------------------------
 
-test: lint  ## everything on the default stack: logic, simulation, real parts, Salt, the lab (45 minutes)
+test: lint  ## everything on the default stack: logic, simulation, real parts, Salt, the lab (an hour)
 	$(PY) -m pytest -m "not packaged" tests/unit tests/simulation tests/functional tests/salt tests/lab
 
 test-fast: lint  ## logic only: seconds

@@ -17,16 +17,14 @@ import pytest
 from lab.api import Lab
 from lab.topology import BY_NAME
 from lab.witness import Witness, others
+from tests.lab.shell import PATIENCE, WELL, in_shell
 from tests.lab.story import HICCUP, Story, poll, under_load
 
-#: the verb does what it always does
-WELL = ""
 NO_ETCD = "etcd does not answer"
 NO_LEADER = "no leader now"
 NOT_CONVERGED = "not converged"
 #: seconds for a verb and the two cores that all machines share; Salt takes its own time besides
 DEADLINE = 10.0
-PATIENCE = 40.0
 
 
 @dataclass(frozen=True)
@@ -81,21 +79,6 @@ ROWS = (
     Row("hup postgresql", "hup postgresql"),
     Row("gather-logs --directory /var/tmp", within=PATIENCE),
 )
-
-
-def in_shell(lab: Lab, node: str, words: str) -> tuple[str, float]:
-    """What chef-backend-ctl says: "" if it succeeds, or its one sentence; and the seconds it took."""
-    began = time.monotonic()
-    command = f"chef-backend-ctl {words} 2>&1 >/dev/null </dev/null"
-    code, said = lab.exec(node, command, PATIENCE)
-    took = time.monotonic() - began
-    assert "Traceback" not in said, f"{words}: {said}"
-    assert code in (0, 1), f"{words} ended with {code}: {said}"
-    if code == 0:
-        return WELL, took
-    sentences = [line for line in said.splitlines() if line.startswith("chef-backend-ctl: ")]
-    assert len(sentences) == 1, f"{words}: {said}"
-    return sentences[0], took
 
 
 def by_salt(lab: Lab, node: str, words: str) -> tuple[str, float]:

@@ -35,9 +35,9 @@ def test_a_good_archive_is_read_and_told_about(program: str, tmp_path: Path) -> 
     assert not (tmp_path / "chefha").exists()
 
 
-def test_log_and_manifest_can_be_had_aside(tmp_path: Path) -> None:
+def test_its_manifest_can_be_had_aside(tmp_path: Path) -> None:
     verify(io.BytesIO(made.archive()), aside=tmp_path)
-    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [made.SEGMENT, "backup_manifest"]
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["backup_manifest"]
 
 
 @pytest.mark.parametrize("program", ["zstd", "gzip"])

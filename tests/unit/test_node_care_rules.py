@@ -245,6 +245,14 @@ def test_cleanse_removes_its_own_and_nothing_beside_it() -> None:
     assert "/srv" not in doomed
 
 
+def test_cleanse_leaves_nothing_that_a_restore_or_a_recovery_has_put_aside(tmp_path: Path) -> None:
+    aside = [tmp_path / "pg/main.restored", tmp_path / "pg/main.before-7", tmp_path / "etcd.before-2026"]
+    for folder in aside:
+        folder.mkdir(parents=True)
+    places = {"postgresql": {"data_dir": str(tmp_path / "pg/main")}, "etcd": {"data_dir": str(tmp_path / "etcd")}}
+    assert set(aside) <= set(care.doomed(from_pillar(PILLAR | places), "be1"))
+
+
 def test_cleanse_follows_links_and_leaves_what_is_mounted(tmp_path: Path) -> None:
     for folder in ("elsewhere/base", "data/inner"):
         (tmp_path / folder).mkdir(parents=True)

@@ -67,9 +67,9 @@ def verify(stream: BinaryIO, on_progress: OnProgress = nothing, aside: Path | No
     """Read a whole archive and check everything in it; ArchiveError, one sentence, if anything is wrong.
 
     ``on_progress`` gets the bytes of ``stream`` read so far. The folder ``aside``, which must be empty, gets
-    ``backup_manifest`` and ``pg_wal/``: what pg_waldump and the next incremental backup ask for.
+    ``backup_manifest``, which the next incremental backup asks for.
     """
-    return _Walk(aside, pg_manifest.is_log).over(stream, on_progress)
+    return _Walk(aside, lambda path: path == "backup_manifest").over(stream, on_progress)
 
 
 def extract(stream: BinaryIO, folder: Path, on_progress: OnProgress = nothing) -> About:

@@ -12,6 +12,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,11 +125,15 @@ class Directory:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             try:
-                with _on_its_way_to_disk(fd) as problems:
-                    yield fd
+                with ThreadPoolExecutor(1) as beside:
+                    done = threading.Event()
+                    flushing = beside.submit(_flush, fd, done)
+                    try:
+                        yield fd
+                    finally:
+                        done.set()
                 with self._explained("cannot be written"):
-                    for problem in problems:
-                        raise problem
+                    flushing.result()
                     os.fsync(fd)
                 # whoever reads it back reads the disk, and PostgreSQL's pages stay in memory
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -165,28 +170,10 @@ class Directory:
             raise ArchiveError(f"{error.filename or self.folder} {what}: {error.strerror}") from None
 
 
-@contextlib.contextmanager
-def _on_its_way_to_disk(fd: int) -> Iterator[list[OSError]]:
-    """What is written meanwhile goes to the disk at once: little is left for the end, and the database on the same disk
-    never waits for all of it. In the list, afterwards, what went wrong.
-    """
-    problems: list[OSError] = []
-    done = threading.Event()
-
-    def flush() -> None:
-        try:
-            while not done.wait(FLUSH):
-                os.fdatasync(fd)
-        except OSError as error:
-            problems.append(error)
-
-    flusher = threading.Thread(target=flush, daemon=True)
-    flusher.start()
-    try:
-        yield problems
-    finally:
-        done.set()
-        flusher.join()
+def _flush(fd: int, done: threading.Event) -> None:
+    """What is written goes to the disk on the way: a database on the same disk does not wait for all of it at once."""
+    while not done.wait(FLUSH):
+        os.fdatasync(fd)
 
 
 def open_store(wanted: Backup) -> Store:

@@ -202,7 +202,6 @@ class _Taking:
                 raise ArchiveError(f"{self.store.where(name)}: {error}; take a full backup") from None
         if about.system_identifier != self.facts.system_identifier:
             raise ArchiveError(f"{self.store.where(name)} is of another database; take a full backup")
-        shutil.rmtree(folder / "pg_wal")
         return folder / "backup_manifest"
 
     def _folder(self, name: str) -> Path:

@@ -57,13 +57,12 @@ def demotion_refusal(settings: Settings, view: EtcdView, name: str) -> str:
     """Why ``name`` cannot hand over now, "" if it can; pure."""
     if view.leader and view.leader.name != name:
         return f"demote: {name} is not the leader, {view.leader.name} is; run it there"
+    if general := _general_refusal(view, "demote"):
+        return general
     if name in view.switched_off:
         return f"demote: failover is off for {name}; chef-backend-ctl set-node-failover on"
     reasons = {other: unfitness(settings, view, other) for other in settings.members if other != name}
-    general = _general_refusal(view, "demote")
-    if general or not all(reasons.values()):
-        return general
-    return "demote: nobody is eligible: " + "; ".join(reasons.values())
+    return "demote: nobody is eligible: " + "; ".join(reasons.values()) if all(reasons.values()) else ""
 
 
 def unfitness(settings: Settings, view: EtcdView, name: str) -> str:

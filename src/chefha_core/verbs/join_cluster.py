@@ -230,7 +230,7 @@ def write_secrets(settings: Settings, file: str) -> str:
     except FileExistsError:
         raise VerbError(f"show-config --secrets {path}: the file is there already and is not overwritten") from None
     except OSError as error:
-        raise VerbError(f"show-config --secrets {path}: {error.filename}: {error.strerror}") from None
+        raise VerbError(f"show-config --secrets: {error.filename or path}: {error.strerror}") from None
     return str(path)
 
 
