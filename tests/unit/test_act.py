@@ -57,7 +57,7 @@ def test_f06_an_address_that_would_outlive_the_lease_is_withdrawn(
     """leaderl was stopped between its look at the clock and the kernel's."""
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr("chefha_core.act.suspended", lambda: 0.0)
+    monkeypatch.setattr("chefha_core.leaderl.memory.suspended", lambda: 0.0)
     address = Part(clock, late)
     memory = Memory(lease=Lease(3, 99.99))
     actor(address, memory, Part()).carry_out((c.HoldAddress("due", 2.2, take=False, check=False),), leader())
@@ -68,7 +68,7 @@ def test_f15_an_address_is_not_taken_in_a_round_in_which_the_machine_was_suspend
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The clock by which the lease is counted stood still meanwhile."""
-    monkeypatch.setattr("chefha_core.act.suspended", lambda: 60.0)
+    monkeypatch.setattr("chefha_core.leaderl.memory.suspended", lambda: 60.0)
     address = Part()
     memory = Memory(lease=Lease(3, time.monotonic()))
     actor(address, memory, Part()).carry_out((c.HoldAddress("due", 2.2, take=False, check=False),), leader())
