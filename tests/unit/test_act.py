@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from tests.unit.plan_builder import KEY, follower, leader
+from tests.unit.plan_builder import KEY, SETTINGS, follower, leader
 
 from chefha_core import codec
 from chefha_core.act import Actor
@@ -15,10 +15,6 @@ from chefha_core.model import Lease, PgFacts, PgState, Position, SyncRule
 from chefha_core.parts.etcd import Delete, KeyValue, Put, TxnResult
 from chefha_core.parts.postgres import PostgresError
 from chefha_core.plan import commands as c
-from chefha_core.settings import Secrets, Settings
-
-SETTINGS = Settings(members={"a": "10.0.0.1", "b": "10.0.0.2", "c": "10.0.0.3"}, vip="10.0.0.9",
-                    secrets=Secrets("s", "r", "t"), profile="fast")  # fmt: skip
 
 
 class Part:
