@@ -1,5 +1,5 @@
 """
-The verbs of a chefha cluster: status, planned hand-over, and bringing a member to its role.
+The verbs of a chefha cluster: status, bringing a member to its role and whether it is well, and configuration.
 
 Every function is thin over the library ``chefha_core``; ``chef-backend-ctl`` on the node offers the same.
 """
@@ -48,77 +48,9 @@ def status(simple=False, service=""):
 
         salt '*' chefha.status simple=True
     """
-    return _run("status", "status", *_node(), simple=_flag("simple", simple), service=str(service))
-
-
-def promote(node, timeout=30):
-    """
-    Make a member the leader by a planned hand-over that loses nothing. Refused if the member is unknown, is the leader
-    already, does not follow or is too far behind, or if failover is off; then nothing has changed.
-
-    node
-        The member's name or address.
-    timeout
-        Seconds it may take; afterwards the old leader goes on.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt be1 chefha.promote be2
-    """
-    if not isinstance(node, str) or not node:
-        raise SaltInvocationError(f"chefha.promote: node is {node!r}; expected the name or address of a member")
-    return _run("handover", "promote", *_node(), node, _seconds("timeout", timeout))
-
-
-def demote(timeout=30):
-    """
-    This node, the leader, hands over to whichever other member is eligible. Ends when that one leads.
-
-    timeout
-        Seconds it may take; afterwards this node goes on leading.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt be1 chefha.demote
-    """
-    return _run("handover", "demote", *_node(), _seconds("timeout", timeout))
-
-
-def set_cluster_failover(state):
-    """
-    Automatic failover on or off for the whole cluster. While it is off nobody is elected, promote and demote are
-    refused, and a leader goes on leading.
-
-    state
-        on, true, enabled, off, false or disabled.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt be1 chefha.set_cluster_failover off
-    """
-    return _run("switches", "set_cluster_failover", *_node(), state)
-
-
-def set_node_failover(state):
-    """
-    The same for this node alone: while it is off the node is never elected; if it leads it goes on leading.
-
-    state
-        on, true, enabled, off, false or disabled.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt be2 chefha.set_node_failover off
-    """
-    return _run("switches", "set_node_failover", *_node(), state)
+    if not isinstance(simple, bool):
+        raise SaltInvocationError(f"simple is {simple!r}; expected True or False")
+    return _run("status", "status", *_node(), simple=simple, service=str(service))
 
 
 def converge(epoch=0, timeout=30):
@@ -411,12 +343,6 @@ def _seconds(name, value):
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 3600:
         raise SaltInvocationError(f"{name} is {value!r}; expected seconds, more than 0 and at most 3600")
     return float(value)
-
-
-def _flag(name, value):
-    if not isinstance(value, bool):
-        raise SaltInvocationError(f"{name} is {value!r}; expected True or False")
-    return value
 
 
 def _core(part):

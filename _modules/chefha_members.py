@@ -1,6 +1,7 @@
 """
-Verbs about who is a member of a chefha cluster, and where nobody leads: bootstrap, join_cluster, remove_node,
-force_leader. Salt merges them into module ``chefha``; they are thin over the library, as those are.
+Verbs about who is a member of a chefha cluster and who leads it: bootstrap, join_cluster, remove_node, promote, demote,
+the switches of failover, force_leader. Salt merges them into module ``chefha``; they are thin over the library, as
+those are.
 """
 
 import importlib
@@ -100,6 +101,76 @@ def remove_node(node, timeout=30):
     if not isinstance(node, str) or not node:
         raise SaltInvocationError(f"chefha.remove_node: node is {node!r}; expected the name or address of a member")
     return __salt__["chefha.verb"]("remove_node", "remove_node", node, _seconds("timeout", timeout))
+
+
+def promote(node, timeout=30):
+    """
+    Make a member the leader by a planned hand-over that loses nothing. Refused if the member is unknown, is the leader
+    already, does not follow or is too far behind, or if failover is off; then nothing has changed.
+
+    node
+        The member's name or address.
+    timeout
+        Seconds it may take; afterwards the old leader goes on.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt be1 chefha.promote be2
+    """
+    if not isinstance(node, str) or not node:
+        raise SaltInvocationError(f"chefha.promote: node is {node!r}; expected the name or address of a member")
+    return __salt__["chefha.verb"]("handover", "promote", node, _seconds("timeout", timeout))
+
+
+def demote(timeout=30):
+    """
+    This node, the leader, hands over to whichever other member is eligible. Ends when that one leads.
+
+    timeout
+        Seconds it may take; afterwards this node goes on leading.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt be1 chefha.demote
+    """
+    return __salt__["chefha.verb"]("handover", "demote", _seconds("timeout", timeout))
+
+
+def set_cluster_failover(state):
+    """
+    Automatic failover on or off for the whole cluster. While it is off nobody is elected, promote and demote are
+    refused, and a leader goes on leading.
+
+    state
+        on, true, enabled, off, false or disabled.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt be1 chefha.set_cluster_failover off
+    """
+    return __salt__["chefha.verb"]("switches", "set_cluster_failover", state)
+
+
+def set_node_failover(state):
+    """
+    The same for this node alone: while it is off the node is never elected; if it leads it goes on leading.
+
+    state
+        on, true, enabled, off, false or disabled.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt be2 chefha.set_node_failover off
+    """
+    return __salt__["chefha.verb"]("switches", "set_node_failover", state)
 
 
 def force_leader(accept_data_loss=False, timeout=60):

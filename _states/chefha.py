@@ -158,11 +158,6 @@ def frontend_config(name):
     return _lay_out(name, "frontend_config")
 
 
-def backend_reachable(name, timeout=900):
-    """The back end's PostgreSQL takes writes from this front end and its search answers, within ``timeout`` seconds."""
-    return _await(name, "chefha.await_backend", "chefha.backend_problem", timeout)
-
-
 def frontend_carried(name, timeout=1800):
     """Secrets and migration level of the first front end are here; waits until it has published them."""
     return _front_end(name, "carry", timeout=timeout)
@@ -228,11 +223,6 @@ def beacon(name):
     return {**ret, "name": name, "changes": {**ret["changes"], "beacon": how}}
 
 
-def etcd_healthy(name, timeout=120):
-    """etcd has a quorum and answers, within ``timeout`` seconds."""
-    return _await(name, "chefha.await_etcd", "chefha.etcd_problem", timeout)
-
-
 def etcd_access(name):
     """
     etcd asks everybody for a user: the members have one for the cluster's own keys, and root changes members and users.
@@ -255,41 +245,6 @@ def etcd_access(name):
         return ret
     comment = "would change" if test else "changed"
     return {**ret, "result": None if test else True, "changes": {"etcd": changes}, "comment": comment}
-
-
-def member_healthy(name, timeout=300):
-    """This member is the leader or follows it by streaming, within ``timeout`` seconds."""
-    return _await(name, "chefha.await_member", "chefha.member_problem", timeout)
-
-
-def search_healthy(name, timeout=180):
-    """This member's search is in a cluster with a majority, within ``timeout`` seconds; also true without search."""
-    return _await(name, "chefha.await_search", "chefha.search_problem", timeout)
-
-
-def _await(name, wait, look, timeout):
-    """True if all is well; in test mode None if it is not yet, otherwise wait for it."""
-    ret = {"name": name, "result": True, "changes": {}, "comment": "all is well"}
-    try:
-        problem = _problem(look)
-        if problem and __opts__["test"]:
-            return {**ret, "result": None, "changes": {name: "would be waited for"}, "comment": problem}
-        if problem:
-            __salt__[wait](timeout=timeout)
-            return {**ret, "changes": {name: {"old": problem, "new": "all is well"}}}
-    except CommandExecutionError as error:
-        return {**ret, "result": False, "comment": str(error)}
-    return ret
-
-
-def _problem(look):
-    """What stands in the way now, also where nothing is laid out yet; "" if nothing."""
-    try:
-        return __salt__[look]()
-    except (CommandExecutionError, ImportError) as error:
-        if not __opts__["test"]:
-            raise
-        return str(error)
 
 
 def _lay_out(name, state, **facts):

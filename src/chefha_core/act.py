@@ -9,20 +9,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from chefha_core import codec, restoring
-from chefha_core.leaderl.memory import Memory
+from chefha_core.leaderl.memory import SUSPENDED, Memory
 from chefha_core.leaderl.peers import Peers
+from chefha_core.leaderl.vip import Vip
 from chefha_core.leaderl.worker import Worker
 from chefha_core.model import Candidacy, ClusterConfig, LeaderKey, LeaderState, Lease, Observation, SyncRule
 from chefha_core.parts import arp
 from chefha_core.parts.address import Address, AddressError
-from chefha_core.parts.clock import PAUSE, suspended
 from chefha_core.parts.etcd import Compare, Delete, EtcdClient, EtcdError, Put
 from chefha_core.parts.postgres import Postgres, PostgresError
 from chefha_core.plan import commands as c
@@ -30,10 +28,6 @@ from chefha_core.settings import Settings
 
 log = logging.getLogger(__name__)
 
-#: seconds for which "nobody answered for the VIP" counts
-FREE_LIFE = 1.0
-#: seconds that giving the address to the kernel may take at most
-HOLDING = 0.02
 #: seconds for which a node that was elected and could not lead is not elected again
 UNFIT = 60.0
 #: rows of the history that are kept
@@ -63,9 +57,9 @@ class Actor:
         self.settings, self.name = settings, name
         self.etcd, self.postgres, self.address, self.peers = etcd, postgres, address, peers
         self.memory, self.worker = memory, worker
+        self.vip = Vip(settings, address, memory)
         self.start_timeout = settings.leaderl.start_timeout_seconds
         self._beat = 0
-        self._checking = threading.Lock()
         self._quick: dict[type[c.Command], Callable[[Any, Observation], None]] = {
             c.Renew: self._renew,
             c.TakeKey: self._take_key,
@@ -81,7 +75,7 @@ class Actor:
             c.PublishSync: self._publish_sync,
             c.AskFailsafe: self._ask_failsafe,
             c.AskLeader: lambda command, seen: self.peers.ask_leader(command.name),
-            c.HoldAddress: self._hold_address,
+            c.HoldAddress: lambda command, seen: self.vip.hold(command),
             c.DropAddress: lambda command, seen: self.address.drop(),
             c.EndClientSessions: self._end_client_sessions,
             c.KillPostgres: lambda command, seen: self.worker.emergency(self._kill),
@@ -187,7 +181,7 @@ class Actor:
         others = [name for name in self.settings.members if name not in removed | {self.name}]
         self.worker.aside(lambda: self.postgres.ensure_slots(others))
         if command.compared:
-            self.worker.aside(self._check_address)
+            self.worker.aside(self.vip.check)
 
     def _release_key(self, command: c.ReleaseKey, seen: Observation) -> None:
         key = LeaderKey(
@@ -273,48 +267,6 @@ class Actor:
             raise Failed("; ".join(refusals))
         self.memory.lease = Lease(command.epoch, asked_at)
 
-    # ---- the virtual address
-
-    def _hold_address(self, command: c.HoldAddress, seen: Observation) -> None:
-        lease = self.memory.lease
-        if lease is None:
-            raise Failed("no lease")
-        self._not_suspended()
-        if command.check:
-            self._check_address()
-        ends = lease.sent_at + command.seconds
-        lifetime = math.floor(ends - HOLDING - time.monotonic())
-        if lifetime < 1:
-            raise Failed("too little is left of the lease; the address follows the next renewal")
-        self.address.hold(lifetime)
-        if time.monotonic() + lifetime > ends:  # this process or the machine stood still meanwhile
-            self.address.drop()
-            raise Failed("giving the address to the kernel took too long for what was left of the lease: withdrawn")
-        if command.take:
-            self._announce()
-
-    def _not_suspended(self) -> None:
-        """The clock by which leases are counted stood still while the machine was suspended within this round."""
-        if suspended() - self.memory.slept > PAUSE:
-            raise Failed("the machine was suspended: the lease cannot be trusted")
-
-    def _announce(self) -> None:
-        try:
-            arp.announce(self.settings.vip, self.settings.vip_interface, still=self.address.present)
-        except arp.ArpError:
-            self.address.drop()  # or no later round would announce it
-            raise
-
-    def _check_address(self) -> None:
-        with self._checking:  # who comes while it is being checked waits for that check
-            if time.monotonic() - self.memory.address_free_at < FREE_LIFE:
-                return
-            stranger = arp.who_has(self.settings.vip, self.settings.vip_interface)
-            self.memory.address_taken_by = stranger or ""
-            if stranger:
-                raise Failed(f"{stranger} answers for the VIP {self.settings.vip}: not taking it as long as it does")
-            self.memory.address_free_at = time.monotonic()
-
     # ---- PostgreSQL, quick
 
     def _set_role(self, upstream: str, sync_names: tuple[str, ...]) -> None:
@@ -346,7 +298,8 @@ class Actor:
             raise Failed(f"not done, {key.name if key else 'nobody'} leads now: {command.reason}")
         if time.monotonic() >= lease.sent_at + self.settings.ttl:  # stopped or paused since etcd answered
             raise Failed(f"not done, the lease has ended: {command.reason}")
-        self._not_suspended()
+        if self.memory.was_suspended():
+            raise Failed(SUSPENDED)
 
     def _promote(self, command: c.Promote, seen: Observation) -> None:
         self._still_leads(command)

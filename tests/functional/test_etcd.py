@@ -45,8 +45,7 @@ def test_keys_are_relative_to_the_prefix(client: EtcdClient, servers: EtcdServer
     assert snapshot.revision == revision + 3
     assert client.delete("leader")
     assert not client.delete("leader")
-    assert client.delete_prefix("") == 2
-    assert client.range().kvs == {}
+    assert set(client.range().kvs) == {"members/b", "x/leader"}
 
 
 def test_compare_and_set_won_and_lost(client: EtcdClient) -> None:
@@ -145,7 +144,6 @@ def test_members_status_health_alarms(client: EtcdClient, servers: EtcdServers) 
     assert len({s.leader_id for s in statuses}) == 1
     assert statuses[0].version.startswith("3.")
     assert statuses[0].db_size > 0
-    assert statuses[0].raft_term > 0
     assert client.alarms() == ()
     assert all(h.ok for h in client.healthy_endpoints())
 

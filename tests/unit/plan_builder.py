@@ -26,7 +26,8 @@ from chefha_core.settings import Secrets, Settings
 
 NOW = 1000.0
 MEMBERS = {"a": "10.0.0.1", "b": "10.0.0.2", "c": "10.0.0.3"}
-POLICY: Policy = policy(Settings(members=dict(MEMBERS), vip="10.0.0.9", secrets=Secrets("s", "r", "t"), profile="fast"))
+SETTINGS = Settings(members=dict(MEMBERS), vip="10.0.0.9", secrets=Secrets("s", "r", "t"), profile="fast")
+POLICY: Policy = policy(SETTINGS)
 ASYNC: Policy = dataclasses.replace(POLICY, durability="async")
 TIMES = POLICY.times
 HERE = Position(1, 100)

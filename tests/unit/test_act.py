@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from tests.unit.plan_builder import KEY, follower, leader
+from tests.unit.plan_builder import KEY, SETTINGS, follower, leader
 
 from chefha_core import codec
 from chefha_core.act import Actor
@@ -15,10 +15,6 @@ from chefha_core.model import Lease, PgFacts, PgState, Position, SyncRule
 from chefha_core.parts.etcd import Delete, KeyValue, Put, TxnResult
 from chefha_core.parts.postgres import PostgresError
 from chefha_core.plan import commands as c
-from chefha_core.settings import Secrets, Settings
-
-SETTINGS = Settings(members={"a": "10.0.0.1", "b": "10.0.0.2", "c": "10.0.0.3"}, vip="10.0.0.9",
-                    secrets=Secrets("s", "r", "t"), profile="fast")  # fmt: skip
 
 
 class Part:
@@ -57,7 +53,7 @@ def test_f06_an_address_that_would_outlive_the_lease_is_withdrawn(
     """leaderl was stopped between its look at the clock and the kernel's."""
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr("chefha_core.act.suspended", lambda: 0.0)
+    monkeypatch.setattr("chefha_core.leaderl.memory.suspended", lambda: 0.0)
     address = Part(clock, late)
     memory = Memory(lease=Lease(3, 99.99))
     actor(address, memory, Part()).carry_out((c.HoldAddress("due", 2.2, take=False, check=False),), leader())
@@ -68,7 +64,7 @@ def test_f15_an_address_is_not_taken_in_a_round_in_which_the_machine_was_suspend
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The clock by which the lease is counted stood still meanwhile."""
-    monkeypatch.setattr("chefha_core.act.suspended", lambda: 60.0)
+    monkeypatch.setattr("chefha_core.leaderl.memory.suspended", lambda: 60.0)
     address = Part()
     memory = Memory(lease=Lease(3, time.monotonic()))
     actor(address, memory, Part()).carry_out((c.HoldAddress("due", 2.2, take=False, check=False),), leader())

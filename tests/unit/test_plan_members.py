@@ -159,7 +159,7 @@ def test_nobody_else_is_elected_under_the_rule_of_one() -> None:
 
 
 def test_nobody_gets_a_hand_over_under_the_rule_of_one() -> None:
-    assert "a alone has everything" in handover.why_not(leader(), view(sync=ALONE), POLICY, "b")
+    assert "a alone has everything" in handover.why_not(view(sync=ALONE), POLICY, "b")
 
 
 def test_another_leader_takes_no_clients_under_somebody_elses_rule_of_one() -> None:

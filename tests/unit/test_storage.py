@@ -6,11 +6,12 @@ import dataclasses
 from typing import Any
 
 import pytest
-from plan_builder import (
+from tests.unit.plan_builder import (
     KEY,
-    MEMBERS,
     NOW,
+    SETTINGS,
     TIMES,
+    cut,
     decide,
     follower,
     kinds,
@@ -20,6 +21,7 @@ from plan_builder import (
     report,
     stale,
     standby,
+    stopped,
     view,
 )
 
@@ -28,7 +30,6 @@ from chefha_core.model import Intent, LeaderState, Observation, PgState
 from chefha_core.parts.disks import Disk, DiskProbe, Look, ProbeBroken
 from chefha_core.plan import commands as c
 from chefha_core.plan.handover import why_not_eligible
-from chefha_core.settings import Secrets, Settings
 from chefha_core.verbs import status
 from chefha_core.verbs.cluster_status import Answers
 from chefha_core.verbs.cluster_status import report as cluster_report
@@ -190,8 +191,7 @@ def test_otherwise_it_keeps_the_key(why: str, seen: Observation) -> None:
 def test_who_gave_up_takes_the_key_back_only_when_its_storage_is_well() -> None:
     key = dataclasses.replace(KEY, state=LeaderState.RELEASING)
     late = view(leader=key, leader_changed_at=NOW - 60)
-    stopped = standby(state=PgState.STOPPED, was_primary=True, upstream="", receiver=False, streaming=False)
-    seen = leader(etcd=late, pg=stopped, address=False, lease=None)
+    seen = leader(etcd=late, pg=stopped(was_primary=True, upstream=""), address=False, lease=None)
     assert c.Renew in kinds(seen)
     assert c.Renew not in kinds(dataclasses.replace(seen, storage=FULL))
 
@@ -203,7 +203,7 @@ def test_a_dead_postgresql_on_bad_storage_is_not_restarted_unless_nobody_else_co
 
 
 def test_a_member_in_trouble_asserts_what_it_holds_but_must_not_lead() -> None:
-    seen = follower(etcd=stale(), pg=standby(upstream="", receiver=False, streaming=False), storage=FULL)
+    seen = follower(etcd=stale(), pg=cut(), storage=FULL)
     assert kinds(dataclasses.replace(seen, storage="")) == kinds(seen)
     behind = why_not_eligible(report("b", storage=FULL), "b", 100, 0, search_fatal=False)
     assert behind == f"the storage of b is in trouble: {FULL}"
@@ -226,8 +226,6 @@ def test_nothing_is_written_where_a_write_hangs() -> None:
 
 
 # ---- the verbs
-
-SETTINGS = Settings(members=dict(MEMBERS), vip="10.0.0.9", secrets=Secrets("s", "r", "t"))
 
 
 def test_cluster_status_says_whose_storage_is_in_trouble() -> None:

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chefha_core.model import EtcdView, Lease, Probe
+from chefha_core.parts.clock import PAUSE, suspended
 
 #: seconds for which the leader's answer to a direct question counts
 PROBE_LIFE = 1.0
+SUSPENDED = "the machine was suspended: the lease cannot be trusted"
 
 
 @dataclass
@@ -95,6 +97,10 @@ class Memory:
         """The leader's last answer, if it is recent."""
         answer, at = self.probe
         return answer if now - at <= PROBE_LIFE else Probe.UNKNOWN
+
+    def was_suspended(self) -> bool:
+        """Whether the machine was suspended in this round: the clock by which leases are counted stood still then."""
+        return suspended() - self.slept > PAUSE
 
     def leads(self, ttl: float) -> int:
         """The epoch that this node leads by its own clock, 0 if none."""

@@ -138,11 +138,6 @@ class EtcdClient:
         answer = self.call("/v3/kv/deleterange", {"key": self._key(key)}, timeout)
         return int(answer.get("deleted", 0)) > 0
 
-    def delete_prefix(self, prefix_suffix: str, *, timeout: float | None = None) -> int:
-        """Delete all keys that start with the client's prefix and ``prefix_suffix``; how many there were."""
-        answer = self.call("/v3/kv/deleterange", key_range(self.prefix + prefix_suffix), timeout)
-        return int(answer.get("deleted", 0))
-
     def compact(self, revision: int, *, timeout: float | None = None) -> None:
         """Forget the history before ``revision``; EtcdRefused if that has happened already."""
         self.call("/v3/kv/compaction", {"revision": str(revision)}, timeout)
@@ -312,7 +307,6 @@ def _status(answer: Mapping[str, Any]) -> EtcdStatus:
         _hex(leader) if leader else "",
         answer.get("version", ""),
         int(answer.get("dbSize", 0)),
-        int(answer.get("raftTerm", 0)),
     )
 
 

@@ -106,7 +106,6 @@ class EtcdStatus:
     leader_id: str
     version: str
     db_size: int
-    raft_term: int
 
 
 @dataclass(frozen=True)

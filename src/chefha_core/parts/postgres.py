@@ -16,6 +16,7 @@ from typing import Literal
 from chefha_core.model import PgFacts, PgState, Position, TimelineSwitch
 from chefha_core.parts import postgres_clone as directories
 from chefha_core.parts import postgres_control as control_file
+from chefha_core.parts import postgres_role_conf as role_conf
 from chefha_core.parts import postgres_roles as roles
 from chefha_core.parts import postgres_sql as sql
 from chefha_core.parts import postmaster
@@ -97,50 +98,13 @@ class Postgres:
             user = self.settings.postgresql.replication_user
             conninfo, slot = sql.remote_dsn(self.places, user, upstream, self.name), roles.slot_name(self.name)
         role = roles.Role(conninfo, slot, sync_names, numsync)
-        self._write(lambda: self._write_role(role))
+        self._write(lambda: role_conf.write(self.places, role))
         alive = postmaster.find(self.places.data)
         if alive is None or not postmaster.send(alive.pid, signal.SIGHUP, self.places.data):
             return
         if sync_names and not upstream and alive.status in ("ready", "standby"):
-            self._await_durability(roles.sync_parameter(sync_names, numsync), time.monotonic() + 2.0)
-
-    def _write_role(self, role: roles.Role) -> None:
-        self.places.write(self.places.role_conf, role.text())
-        auto = self.places.data / "postgresql.auto.conf"
-        if auto.exists():
-            text = auto.read_text(encoding="utf-8")
-            if (kept := roles.without_role_parameters(text)) != text:
-                self.places.write(auto, kept)
-
-    def _await_durability(self, wanted: str, until: float) -> None:
-        """Until commits wait: that begins when the checkpointer has loaded the change, perhaps after long fsyncs."""
-        ask = (
-            "select current_setting('synchronous_standby_names'), pid, wait_event "
-            "from pg_stat_activity where backend_type = 'checkpointer'"
-        )
-        calm = 0
-        with sql.session(sql.local_dsn(self.places), until) as local:
-            while time.monotonic() < until:
-                (running, pid, waits), *_ = local.rows(ask, until)
-                asleep = waits in ("CheckpointerMain", "CheckpointWriteDelay")
-                done = running == wanted and asleep and postmaster.took_signal(pid, signal.SIGHUP)
-                calm = calm + 1 if done else 0
-                if calm == 2:  # the postmaster tells the checkpointer a moment later than this session
-                    return
-                time.sleep(TICK / 2)
-        raise PostgresError(
-            f"PostgreSQL on {self.name} has not taken over who must acknowledge its commits: its checkpointer is busy "
-            "(slow storage?); trying again"
-        )
-
-    def _current_role(self) -> roles.Role:
-        try:
-            lines = self.places.role_conf.read_text(encoding="utf-8").splitlines()
-        except OSError:
-            return roles.Role()
-        names = next((x for x in lines if x.startswith("synchronous_standby_names")), "").partition("'")[2]
-        words = names.split()
-        return roles.Role("", "", roles.sync_names(names.rstrip("'")), int(words[1]) if len(words) > 1 else 1)
+            wanted = roles.sync_parameter(sync_names, numsync)
+            role_conf.await_durability(self.places, self.name, wanted, time.monotonic() + 2.0)
 
     # ---- starting and stopping
 
@@ -262,7 +226,7 @@ class Postgres:
         When this returns no receiver runs, and none comes back before ``set_role``. PostgresError if the receiver
         does not end, or what was received is not replayed, within ``timeout`` (then it stays cut).
         """
-        role, until = self._current_role(), time.monotonic() + timeout
+        role, until = role_conf.read(self.places), time.monotonic() + timeout
         self._set_role("", role.sync_names, role.numsync)
         with sql.session(sql.local_dsn(self.places), until) as local:
             self._await_no_receiver(local, until)

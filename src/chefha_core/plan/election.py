@@ -48,7 +48,7 @@ def elect(seen: Observation, policy: Policy) -> Plan | None:
     not_yet = why_not_stand(seen, policy)
     if not_yet and not _suspicious(seen, policy):
         return None
-    commands, reason = _step(seen, etcd, policy) if not not_yet else (_ask(seen, etcd, policy), not_yet)
+    commands, reason = _step(seen, etcd, policy) if not not_yet else (_ask(seen, etcd), not_yet)
     return look_again(seen, policy, commands, "waiting_for_leader", reason, seen.now + min(0.1, times.interval))
 
 
@@ -59,7 +59,7 @@ def _suspicious(seen: Observation, policy: Policy) -> bool:
     return not released and key_age(seen) >= policy.times.ask_leader_after
 
 
-def _ask(seen: Observation, etcd: EtcdView, policy: Policy) -> list[Command]:
+def _ask(seen: Observation, etcd: EtcdView) -> list[Command]:
     if etcd.leader is None or seen.probe is Probe.SILENT or seen.probe is Probe.DENIES:
         return []
     return [AskLeader("its key gets stale", etcd.leader.name)]

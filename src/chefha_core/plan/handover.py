@@ -37,7 +37,7 @@ def prepare(seen: Observation, policy: Policy, key: LeaderKey) -> Step | None:
     if seen.now > etcd.intent_seen_at + policy.times.handover_timeout:
         why = f"not possible within {policy.times.handover_timeout:g} s"
         return [ClearIntent(why, intent.to, intent.epoch, why)], f"keeps leading: hand-over {why}"
-    why = why_not(seen, etcd, policy, to) if to else "no follower is eligible"
+    why = why_not(etcd, policy, to) if to else "no follower is eligible"
     if why:
         return [ClearIntent(why, intent.to, intent.epoch, why)], f"keeps leading: {why}"
     if seen.job:
@@ -70,7 +70,7 @@ def release(seen: Observation, key: LeaderKey) -> Step | None:
     ], f"released the key to {to or 'whoever has everything'}"
 
 
-def why_not(seen: Observation, etcd: EtcdView, policy: Policy, to: str) -> str:
+def why_not(etcd: EtcdView, policy: Policy, to: str) -> str:
     """Why the leader does not hand over to ``to``; "" if it does. The verb asks the same before it asks the leader."""
     report = etcd.members.get(to)
     if etcd.config is not None and not etcd.config.failover:
@@ -107,7 +107,7 @@ def why_not_eligible(
 
 def best(seen: Observation, etcd: EtcdView, policy: Policy) -> str:
     """The eligible follower that is the least behind, "" if there is none."""
-    able = [n for n in sorted(etcd.members) if n != seen.name and not why_not(seen, etcd, policy, n)]
+    able = [n for n in sorted(etcd.members) if n != seen.name and not why_not(etcd, policy, n)]
     return min(able, key=lambda n: _behind(seen, etcd.members[n]), default="")
 
 

@@ -48,7 +48,7 @@ def lead(seen: Observation, policy: Policy) -> Plan | None:
     assert etcd is not None
     if not names_me(seen) and not (etcd.leader is None and seen.lease and seen.pg.state is PgState.PRIMARY):
         return None
-    key = etcd.leader or _lost_key(seen, etcd)
+    key = etcd.leader or _lost_key(seen)
     if key.state is LeaderState.RELEASING and not restore.revives(seen, policy):
         return _released(seen, policy, key)
     if seen.name in etcd.candidates:
@@ -80,7 +80,7 @@ def _restoring(seen: Observation, policy: Policy, key: LeaderKey, step: list[Com
     return look_again(seen, policy, [*commands, *step], "leader", reason, seen.now + 0.05)
 
 
-def _lost_key(seen: Observation, etcd: EtcdView) -> LeaderKey:
+def _lost_key(seen: Observation) -> LeaderKey:
     """The key as its holder would have it, for a holder that finds it deleted."""
     assert seen.lease is not None and seen.pg.position is not None
     return LeaderKey(seen.name, seen.lease.epoch, LeaderState.LEADING, seen.pg.position.timeline)

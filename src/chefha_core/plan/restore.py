@@ -40,7 +40,7 @@ def step(seen: Observation, policy: Policy, key: LeaderKey) -> Step | None:
     """What the leader does next for a restoration, whatever its PostgreSQL does now; None if there is none."""
     assert seen.etcd is not None
     if waits(seen):
-        return _swap(seen, policy)
+        return _swap(seen)
     request = seen.etcd.restore
     if request is None:
         return None
@@ -163,7 +163,7 @@ def _stop(seen: Observation, policy: Policy, reason: str) -> Step:
     return commands, f"{reason}: stopping the old data"
 
 
-def _swap(seen: Observation, policy: Policy) -> Step:
+def _swap(seen: Observation) -> Step:
     why = "etcd says that the restored data is the cluster's"
     if seen.pg.state not in _GONE:
         return [KillPostgres(why)], f"{why}: ending PostgreSQL on the former data"

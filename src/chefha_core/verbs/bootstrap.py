@@ -42,7 +42,7 @@ def question(settings: Settings, name: str, quorum_loss_recovery: bool) -> str:
         return f"{name} becomes the first node of cluster {settings.cluster}: a new database is made here"
     if refusal := quorum_loss.why_not(settings, name):
         raise VerbError(f"{quorum_loss.VERB}: {refusal}")
-    return quorum_loss.in_words(name, quorum_loss.may_be_missing(settings, name))
+    return quorum_loss.in_words(name, quorum_loss.may_be_missing(settings))
 
 
 def bootstrap(

@@ -6,9 +6,7 @@ import contextlib
 import datetime
 import errno
 import shutil
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,8 @@ from chefha_core.parts.systemd import UnitError
 from chefha_core.search_engine import CACHE
 from chefha_core.settings import Settings
 from chefha_core.verbs.reach import VerbError, etcd_client
-from chefha_core.verbs.services import OnStep, control, leadership, services_of
+from chefha_core.verbs.services import control, leadership, services_of
+from chefha_core.verbs.steps import OnStep, StepLog, nobody_looks
 
 SAVED = "/root/chefha-cleanse-{at:%Y-%m-%d-%H-%M-%S}"
 RUN = "/run/chefha"
@@ -36,22 +35,22 @@ STOP = 400.0
 ETCD_DEADLINE = 3.0
 
 
-def uninstall(settings: Settings, name: str, on_step: OnStep = lambda step: None) -> dict[str, Any]:
+def uninstall(settings: Settings, name: str, on_step: OnStep = nobody_looks) -> dict[str, Any]:
     """Stop everything and take away chefha's units and firewall; data and configuration stay. The next highstate brings
     it all back. VerbError where ``stop`` would be refused."""
-    work = _Work(on_step)
+    work = StepLog(on_step)
     _stop(settings, name, "uninstall", work)
-    return {"removed": [str(path) for path in _remove_units(settings, name, work)], "steps": work.steps}
+    return {"removed": [str(path) for path in _remove_units(settings, name, work)], "steps": work.rows}
 
 
-def cleanse(settings: Settings, name: str, on_step: OnStep = lambda step: None) -> dict[str, Any]:
+def cleanse(settings: Settings, name: str, on_step: OnStep = nobody_looks) -> dict[str, Any]:
     """Back to the state before the first configuration, packages excepted: the configuration is saved below /root, then
     services, units, configuration and data go. VerbError while etcd knows this node as a member, or does not answer.
     """
     refused = membership_problem(settings, name)
     if refused:
         raise VerbError(refused)
-    work = _Work(on_step)
+    work = StepLog(on_step)
     saved = Path(SAVED.format(at=datetime.datetime.now(datetime.UTC)))
     try:
         shutil.copytree(CONFIG, saved / "etc-chefha")
@@ -62,7 +61,7 @@ def cleanse(settings: Settings, name: str, on_step: OnStep = lambda step: None) 
         raise VerbError(
             f"cleanse: the configuration cannot be saved in {saved}: {error}; nothing was removed"
         ) from None
-    work.step(f"configuration saved in {saved}")
+    work.done(f"configuration saved in {saved}")
     _stop(settings, name, "cleanse", work)
     gone = list(_remove_units(settings, name, work))
     for path in doomed(settings, name):
@@ -72,8 +71,8 @@ def cleanse(settings: Settings, name: str, on_step: OnStep = lambda step: None) 
             except OSError as error:
                 raise VerbError(f"cleanse: {path} cannot be removed: {error}; mend that and run it again") from None
             gone.append(path)
-            work.step(f"{path} removed")
-    return {"saved": str(saved), "removed": [str(path) for path in gone], "steps": work.steps}
+            work.done(f"{path} removed")
+    return {"saved": str(saved), "removed": [str(path) for path in gone], "steps": work.rows}
 
 
 def membership_problem(settings: Settings, name: str) -> str:
@@ -133,9 +132,9 @@ def what_cleanse_does(settings: Settings, name: str) -> str:
 UNINSTALL_DOES = "all services of this node stop and are no longer started; data and configuration stay"
 
 
-def _stop(settings: Settings, name: str, verb: str, work: _Work) -> None:
+def _stop(settings: Settings, name: str, verb: str, work: StepLog) -> None:
     try:
-        control(settings, name, "stop", timeout=STOP, on_step=work.adopt)
+        control(settings, name, "stop", timeout=STOP, on_step=lambda row: work.done(row["step"], row["outcome"]))
     except VerbError as error:
         raise VerbError(f"{verb}: {error}; nothing was removed") from None
 
@@ -148,7 +147,7 @@ def _unit_files(settings: Settings, name: str) -> Iterator[Path]:
             yield path
 
 
-def _remove_units(settings: Settings, name: str, work: _Work) -> list[Path]:
+def _remove_units(settings: Settings, name: str, work: StepLog) -> list[Path]:
     gone = list(_unit_files(settings, name))
     for path in gone:
         if path.name.startswith("chefha-"):
@@ -162,7 +161,7 @@ def _remove_units(settings: Settings, name: str, work: _Work) -> list[Path]:
         systemd.systemctl("daemon-reload")
     except UnitError as error:
         raise VerbError(f"the units are gone, and systemd was not told: {error}") from None
-    work.step("units and firewall removed")
+    work.done("units and firewall removed")
     return gone
 
 
@@ -184,20 +183,3 @@ def _remove_tree(path: Path) -> None:
     except OSError as error:
         if error.errno != errno.EBUSY:  # something is mounted there
             raise
-
-
-@dataclass
-class _Work:
-    """Steps as they are done."""
-
-    on_step: OnStep
-    began: float = field(default_factory=time.monotonic)
-    steps: list[dict[str, Any]] = field(default_factory=list)
-
-    def step(self, text: str) -> None:
-        self.adopt({"step": text, "seconds": 0.0, "outcome": "done"})
-
-    def adopt(self, row: dict[str, Any]) -> None:
-        """A step, timed from the beginning of this verb."""
-        self.steps.append({**row, "seconds": round(time.monotonic() - self.began, 3)})
-        self.on_step(self.steps[-1])

@@ -30,7 +30,8 @@ from chefha_core.search_engine import CONFIG as SEARCH_CONFIG
 from chefha_core.settings import Settings
 from chefha_core.verbs import cluster_status, config, status, version
 from chefha_core.verbs.reach import VerbError, etcd_client
-from chefha_core.verbs.services import MINION_LOG, OnStep, services_of
+from chefha_core.verbs.services import MINION_LOG, services_of
+from chefha_core.verbs.steps import OnStep, StepLog, nobody_looks
 
 FOLDER = "/root"
 #: bytes of one part at the most, uncompressed: of a log the end
@@ -66,13 +67,11 @@ class Part:
     write: Callable[[IO[bytes]], None]
 
 
-def gather_logs(
-    settings: Settings, name: str, folder: str = FOLDER, on_step: OnStep = lambda step: None
-) -> dict[str, Any]:
+def gather_logs(settings: Settings, name: str, folder: str = FOLDER, on_step: OnStep = nobody_looks) -> dict[str, Any]:
     """Write the archive, 0600, into ``folder``; its path, its size in bytes, and what is missing in it."""
     if not Path(folder).is_dir():
         raise VerbError(f"gather-logs: {folder} is no folder; name one that is there")
-    began, at = time.monotonic(), datetime.datetime.now(datetime.UTC)
+    steps, at = StepLog(on_step), datetime.datetime.now(datetime.UTC)
     stem = f"chefha-logs-{name}-{at:%Y-%m-%d-%H-%M-%S}"
     path = Path(folder, f"{stem}.tgz")
     hide = Redactor(secrets_of(settings))
@@ -84,8 +83,7 @@ def gather_logs(
                 problem = _add(archive, f"{stem}/{part.name}", part.write, hide)
                 if problem:
                     missing[part.name] = problem
-                seconds = round(time.monotonic() - began, 3)
-                on_step({"step": part.name, "seconds": seconds, "outcome": "missing" if problem else "done"})
+                steps.done(part.name, "missing" if problem else "done")
             rows = "".join(f"{part}: {why}\n" for part, why in missing.items()) or "nothing\n"
             _add(archive, f"{stem}/missing.txt", _text(lambda: rows), hide)
     except OSError as error:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import datetime
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from chefha_core import codec
@@ -19,24 +17,22 @@ from chefha_core.parts.etcd import Compare, Delete, EtcdClient, EtcdError, Put, 
 from chefha_core.plan.handover import why_not_eligible
 from chefha_core.settings import Settings
 from chefha_core.verbs.reach import VerbError, etcd_client
+from chefha_core.verbs.steps import OnStep, StepLog, nobody_looks
 
 #: seconds between two looks at etcd while a hand-over is under way
 LOOK = 0.05
 #: seconds a dropped request may stay without a word about why
 SILENCE = 2.0
 STEPS = ("hand-over asked for", "old leader gives up", "new leader promotes", "new leader leads")
-OnStep = Callable[[dict[str, Any]], None]
 
 
-def promote(
-    settings: Settings, name: str, to: str, timeout: float, on_step: OnStep = lambda step: None
-) -> dict[str, Any]:
+def promote(settings: Settings, name: str, to: str, timeout: float, on_step: OnStep = nobody_looks) -> dict[str, Any]:
     """Planned hand-over to the member ``to`` (name or address); VerbError with the reason if it does not come about."""
     member = next((n for n, address in settings.members.items() if to in (n, address)), to)
     return _hand_over(settings, name, member, timeout, on_step)
 
 
-def demote(settings: Settings, name: str, timeout: float, on_step: OnStep = lambda step: None) -> dict[str, Any]:
+def demote(settings: Settings, name: str, timeout: float, on_step: OnStep = nobody_looks) -> dict[str, Any]:
     """This member, the leader, hands over to whichever other is eligible."""
     return _hand_over(settings, name, "", timeout, on_step)
 
@@ -88,28 +84,18 @@ def _general_refusal(view: EtcdView, asked: str) -> str:
     return ""
 
 
-@dataclass
-class _Progress:
+class _Progress(StepLog):
     """Steps as they are seen to happen."""
-
-    on_step: OnStep
-    began: float = field(default_factory=time.monotonic)
-    steps: list[dict[str, Any]] = field(default_factory=list)
 
     def reached(self, step: str) -> None:
         """Note ``step`` and those before it, each once."""
-        for passed in STEPS[len(self.steps) : STEPS.index(step) + 1]:
-            self._add(passed, "done")
+        for passed in STEPS[len(self.rows) : STEPS.index(step) + 1]:
+            self.done(passed)
 
     def failed(self) -> None:
         """The next step failed, the others were not reached."""
-        for number, step in enumerate(STEPS[len(self.steps) :]):
-            self._add(step, "not reached" if number else "failed")
-
-    def _add(self, step: str, outcome: str) -> None:
-        row = {"step": step, "seconds": round(time.monotonic() - self.began, 3), "outcome": outcome}
-        self.steps.append(row)
-        self.on_step(row)
+        for number, step in enumerate(STEPS[len(self.rows) :]):
+            self.done(step, "not reached" if number else "failed")
 
 
 def _hand_over(settings: Settings, name: str, to: str, timeout: float, on_step: OnStep) -> dict[str, Any]:
@@ -229,6 +215,6 @@ def _outcome(before: EtcdView, after: EtcdView, progress: _Progress) -> dict[str
         "leader": new.name if new else None,
         "previous": old.name if old else None,
         "epoch": new.epoch if new else None,
-        "seconds": progress.steps[-1]["seconds"],
-        "steps": progress.steps,
+        "seconds": progress.rows[-1]["seconds"],
+        "steps": progress.rows,
     }

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +18,7 @@ from chefha_core.settings import Settings
 from chefha_core.verbs.etcd_access import root_client
 from chefha_core.verbs.member import search_problem
 from chefha_core.verbs.reach import VerbError, etcd_client, tls_files
+from chefha_core.verbs.systemd import systemctl
 
 #: the key, and the seconds for which it outlives whoever has it
 TURN, LIFE = "turn", 120
@@ -191,7 +191,5 @@ def _until(problem: Callable[[], str], end: float, what: str) -> None:
 
 def systemctl_restart(unit: str) -> None:
     """systemd reads its units again and restarts this one. VerbError."""
-    for command in (["systemctl", "daemon-reload"], ["systemctl", "restart", unit]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise VerbError(f"{' '.join(command)} failed: {' '.join(done.stderr.split())}")
+    systemctl("daemon-reload")
+    systemctl("restart", unit)

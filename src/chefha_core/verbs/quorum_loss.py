@@ -102,7 +102,7 @@ def serving(settings: Settings, name: str) -> tuple[EtcdMember, ...]:
         client.close()
 
 
-def may_be_missing(settings: Settings, name: str) -> dict[str, str]:
+def may_be_missing(settings: Settings) -> dict[str, str]:
     """The last known position of each member, by leaderl's memory; for whoever has to decide."""
     try:
         said = leaderl_status()
@@ -131,7 +131,7 @@ def recover(
     """Carry it out; VerbError. A second attempt goes on where the first one ended."""
     if refusal := why_not(settings, name):
         raise VerbError(f"{VERB}: {refusal}")
-    positions, steps, kept = may_be_missing(settings, name), Steps(STEPS, on_step), ""
+    positions, steps, kept = may_be_missing(settings), Steps(STEPS, on_step), ""
     if not serving(settings, name):
         kept = _reset(settings, name, etcd_wait, steps)
     timeout = settings.ttl * 2 + settings.leaderl.start_timeout_seconds

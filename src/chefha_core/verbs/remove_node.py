@@ -47,7 +47,7 @@ def remove_node(
     client = etcd_client(settings, name, DEADLINE)
     try:
         with steps.step(STEPS[0]):
-            _mark(client, settings, name, member)
+            _mark(client, name, member)
         with steps.step(STEPS[1]):
             struck_off = _strike_off(settings, name, member)
         with steps.step(STEPS[2]):
@@ -83,7 +83,7 @@ def why_not(settings: Settings, name: str, node: str) -> str:
     return ""
 
 
-def _mark(client: EtcdClient, settings: Settings, name: str, member: str) -> None:
+def _mark(client: EtcdClient, name: str, member: str) -> None:
     view = codec.view(client.range(), time.monotonic())
     if view.config is None:
         raise VerbError(f"remove-node {member}: etcd knows no cluster")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from chefha_core import codec
@@ -25,33 +24,26 @@ from chefha_core.verbs import restore_checks as checks
 from chefha_core.verbs.reach import VerbError, etcd_client
 from chefha_core.verbs.restore_staging import Staging
 from chefha_core.verbs.restore_watch import NotRestored, await_restored
+from chefha_core.verbs.steps import OnStep, StepLog, nobody_looks
 
 #: what is left to people
 THEN = "now take a full backup; where there is search, rebuild it: chef-server-ctl reindex -a -t on a front end"
-OnStep = Callable[[dict[str, Any]], None]
 #: seconds between two lines about something that goes on
 NEWS = 5.0
 
 
-@dataclass
-class Steps:
+class _Progress(StepLog):
     """What was done, told as it happens."""
 
-    on_step: OnStep
-    began: float = field(default_factory=time.monotonic)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    _told: float = field(default_factory=time.monotonic)
-
-    def done(self, step: str, outcome: str = "done") -> None:
-        row = {"step": step, "seconds": round(time.monotonic() - self.began, 3), "outcome": outcome}
-        self.rows.append(row)
-        self.on_step(row)
+    def __init__(self, on_step: OnStep) -> None:
+        super().__init__(on_step)
+        self._told = self.began
 
     def going_on(self, step: str, outcome: str = "") -> None:
         """Something takes its time: a line now and then, which is no step."""
         if time.monotonic() - self._told > NEWS:
             self._told = time.monotonic()
-            self.on_step({"step": step, "seconds": round(time.monotonic() - self.began, 3), "outcome": outcome})
+            self._on_step({"step": step, "seconds": self.seconds, "outcome": outcome})
 
 
 def restore(
@@ -63,7 +55,7 @@ def restore(
     target_time: str = "",
     foreign: bool = False,
     agree: Callable[[str], None] = lambda what: None,
-    on_step: OnStep = lambda step: None,
+    on_step: OnStep = nobody_looks,
     places: Places | None = None,
 ) -> dict[str, Any]:
     """Replace the cluster's data by the archive at ``path`` (or, by its name, in the configured store).
@@ -72,7 +64,7 @@ def restore(
     VerbError with one sentence, and nothing changed, if it is refused; times are seconds.
     """
     where = places or Places.of(settings)
-    steps, source = Steps(on_step), checks.Source(settings, path)
+    steps, source = _Progress(on_step), checks.Source(settings, path)
     client = etcd_client(settings, name, settings.request_timeout)
     try:
         moment = checks.moment(target_time)
@@ -122,7 +114,7 @@ def _make_ready(
     about: About,
     moment: datetime.datetime | None,
     staging: Staging,
-    steps: Steps,
+    steps: _Progress,
     timeout: float,
 ) -> Restoration:
     """Everything beside the data directory: whole, checked, replayed, promoted, stopped."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from chefha_core.verbs.reach import VerbError
+from chefha_core.verbs.steps import OnStep, nobody_looks
 from chefha_core.verbs.whole import Reply, Whole
-
-OnStep = Callable[[dict[str, Any]], None]
 
 
 class Stopped(VerbError):
@@ -20,7 +19,7 @@ class Stopped(VerbError):
         self.data = {"steps": steps}
 
 
-def upgrade(whole: Whole, packages: bool, timeout: float, on_step: OnStep = lambda step: None) -> dict[str, Any]:
+def upgrade(whole: Whole, packages: bool, timeout: float, on_step: OnStep = nobody_looks) -> dict[str, Any]:
     """Followers one by one, hand-over, the old leader; ends at the first that fails. Stopped, or VerbError if it was
     refused before anything was touched.
     """

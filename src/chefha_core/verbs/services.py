@@ -13,7 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from chefha_core.verbs.handover import unfitness
 from chefha_core.verbs.reach import VerbError, etcd_client, leaderl_status
 from chefha_core.verbs.service_rules import KNOWS_HUP, Situation, refusal
 from chefha_core.verbs.status import UNITS, local, units_of
+from chefha_core.verbs.steps import OnStep, StepLog, nobody_looks
 
 #: seconds between two looks at a unit
 LOOK = 0.1
@@ -38,7 +39,6 @@ VERBS = ("start", "stop", "restart", "once", *SIGNALS)
 ONCE = "/run/systemd/system/{unit}.d/chefha-once.conf"
 ONCE_TEXT = "# chef-backend-ctl once\n[Service]\nRestart=no\n"
 MINION_LOG = "/var/log/salt/minion"
-OnStep = Callable[[dict[str, Any]], None]
 
 
 def services_of(settings: Settings, name: str) -> dict[str, str]:
@@ -67,7 +67,7 @@ def control(
     service: str = "",
     timeout: float = 120.0,
     through_salt: bool = False,
-    on_step: OnStep = lambda step: None,
+    on_step: OnStep = nobody_looks,
 ) -> dict[str, Any]:
     """Carry out one of VERBS on one service, or on all but salt-minion; VerbError if it is refused or does not happen.
 
@@ -79,10 +79,10 @@ def control(
     refused = refusal(_situation(settings, name, verb, service, through_salt))
     if refused:
         raise VerbError(refused)
-    work = _Work(settings, known, time.monotonic() + timeout, on_step)
+    work = _Work(settings, known, time.monotonic() + timeout, StepLog(on_step))
     for key in [service] if service else _in_order(verb, known):
         work.carry_out(verb, key)
-    return {"services": local({service: known[service]} if service else known), "steps": work.steps}
+    return {"services": local({service: known[service]} if service else known), "steps": work.steps.rows}
 
 
 def tail_sources(settings: Settings, name: str, service: str = "") -> tuple[list[str], list[str]]:
@@ -189,9 +189,7 @@ class _Work:
     settings: Settings
     known: Mapping[str, str]
     end: float
-    on_step: OnStep
-    began: float = field(default_factory=time.monotonic)
-    steps: list[dict[str, Any]] = field(default_factory=list)
+    steps: StepLog
 
     def carry_out(self, verb: str, key: str) -> None:
         unit, before = self.known[key], _look(self.known[key])
@@ -201,13 +199,13 @@ class _Work:
             else:
                 getattr(self, f"_{verb}")(key, unit, before)
         except (UnitError, OSError) as error:
-            self._step(f"{verb} {key}", "failed")
+            self.steps.done(f"{verb} {key}", "failed")
             raise VerbError(f"{verb} {key}: {error}") from None
 
     def _start(self, key: str, unit: str, before: UnitState) -> None:
         _forget_once(unit)
         if before.running:
-            return self._step(f"{key} runs already (pid {before.pid})")
+            return self.steps.done(f"{key} runs already (pid {before.pid})")
         if key == "postgresql" and _look(self.known["leaderl"]).running:
             waits = "leaderl starts it"  # when there is a leader to follow, or to be
         else:
@@ -216,15 +214,15 @@ class _Work:
             systemd.ask("start", unit)
             waits = "it was asked to start"
         self._await(f"start {key}", unit, lambda now: now.running and now.pid > 0, waits)
-        self._step(f"{key} started")
+        self.steps.done(f"{key} started")
 
     def _stop(self, key: str, unit: str, before: UnitState) -> None:
         _forget_once(unit)
         if before.down:
-            return self._step(f"{key} is stopped already")
+            return self.steps.done(f"{key} is stopped already")
         systemd.ask("stop", unit)
         self._await(f"stop {key}", unit, lambda now: now.down, "it was asked to stop")
-        self._step(f"{key} stopped")
+        self.steps.done(f"{key} stopped")
 
     def _restart(self, key: str, unit: str, before: UnitState) -> None:
         if before.down:
@@ -233,7 +231,7 @@ class _Work:
         systemd.ask("restart", unit)
         again = "it was asked to restart"
         self._await(f"restart {key}", unit, lambda now: now.running and now.pid not in (0, before.pid), again)
-        self._step(f"{key} restarted")
+        self.steps.done(f"{key} restarted")
 
     def _once(self, key: str, unit: str, before: UnitState) -> None:
         place = Path(ONCE.format(unit=unit))
@@ -243,33 +241,28 @@ class _Work:
         if not before.running:
             systemd.ask("start", unit)
             self._await(f"once {key}", unit, lambda now: now.running and now.pid > 0, "it was asked to start")
-        self._step(f"{key} runs, and will not be started again when it ends")
+        self.steps.done(f"{key} runs, and will not be started again when it ends")
 
     def _signal(self, verb: str, key: str, unit: str, before: UnitState) -> None:
         if not before.pid:
-            return self._step(f"{key} does not run")
+            return self.steps.done(f"{key} does not run")
         # to PostgreSQL SIGTERM means: wait for all clients, and leaderl's own session never ends
         number = signal.SIGINT if (key, verb) == ("postgresql", "term") else SIGNALS[verb]
         os.kill(before.pid, number)
         if verb != "hup":
             self._await(f"{verb} {key}", unit, lambda now: now.pid != before.pid, f"pid {before.pid} got the signal")
-        self._step(f"{key} (pid {before.pid}) got {number.name}")
+        self.steps.done(f"{key} (pid {before.pid}) got {number.name}")
 
     def _await(self, asked: str, unit: str, so: Callable[[UnitState], bool], waits: str) -> None:
         while not so(now := _look(unit)):
             if time.monotonic() > self.end:
                 words = "; ".join(line.strip() for line in systemd.journal([unit], 3))
-                self._step(asked, "failed")
+                self.steps.done(asked, "failed")
                 raise VerbError(
-                    f"{asked}: {waits}, and after {time.monotonic() - self.began:.0f} s it is {now.active}; "
+                    f"{asked}: {waits}, and after {time.monotonic() - self.steps.began:.0f} s it is {now.active}; "
                     f"its last words: {words or 'none'}"
                 )
             time.sleep(LOOK)
-
-    def _step(self, text: str, outcome: str = "done") -> None:
-        row = {"step": text, "seconds": round(time.monotonic() - self.began, 3), "outcome": outcome}
-        self.steps.append(row)
-        self.on_step(row)
 
 
 def _forget_once(unit: str) -> None:

@@ -14,17 +14,34 @@ def nobody_looks(step: dict[str, Any]) -> None:
     """For whoever only reads the answer."""
 
 
-class Steps:
-    """The steps that there will be, in order; ``rows`` has those that are over."""
+class StepLog:
+    """``rows`` has the steps that are over; whoever looks is told each."""
 
-    def __init__(self, names: Sequence[str], on_step: OnStep = nobody_looks) -> None:
+    #: of a second
+    DIGITS = 3
+
+    def __init__(self, on_step: OnStep = nobody_looks) -> None:
         self.rows: list[dict[str, Any]] = []
-        self._names, self._on_step, self._began = list(names), on_step, time.monotonic()
+        self.began = time.monotonic()
+        self._on_step = on_step
 
     @property
     def seconds(self) -> float:
         """Since the first one began."""
-        return round(time.monotonic() - self._began, 3)
+        return round(time.monotonic() - self.began, self.DIGITS)
+
+    def done(self, step: str, outcome: str = "done") -> None:
+        """This one is over."""
+        self.rows.append({"step": step, "seconds": self.seconds, "outcome": outcome})
+        self._on_step(self.rows[-1])
+
+
+class Steps(StepLog):
+    """Steps whose names, and whose order, are known before."""
+
+    def __init__(self, names: Sequence[str], on_step: OnStep = nobody_looks) -> None:
+        super().__init__(on_step)
+        self._names = list(names)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -32,13 +49,8 @@ class Steps:
         try:
             yield
         except BaseException:
-            self._add(name, "failed")
+            self.done(name, "failed")
             for later in self._names[self._names.index(name) + 1 :]:
-                self._add(later, "not reached")
+                self.done(later, "not reached")
             raise
-        self._add(name, "done")
-
-    def _add(self, name: str, outcome: str) -> None:
-        row = {"step": name, "seconds": self.seconds, "outcome": outcome}
-        self.rows.append(row)
-        self._on_step(row)
+        self.done(name)

@@ -1,4 +1,4 @@
-"""systemctl, for verbs."""
+"""systemctl for verbs that wait until it is done, however long that takes; ``parts.systemd`` asks and goes on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from chefha_core.verbs.reach import VerbError
 
 def systemctl(action: str, *units: str) -> None:
     """VerbError if it fails."""
-    done = subprocess.run(["systemctl", action, *units], capture_output=True, text=True, check=False)
+    command = ["systemctl", action, *units]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise VerbError(f"systemctl {action} {' '.join(units)} failed: {' '.join(done.stderr.split())}")
+        raise VerbError(f"{' '.join(command)} failed: {' '.join(done.stderr.split())}")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,12 +20,12 @@ from chefha_core.parts.salt_call import SaltFailed
 from chefha_core.settings import Settings
 from chefha_core.verbs import cluster_status, handover, in_turn, member, status
 from chefha_core.verbs.reach import VerbError, leaderl_status
+from chefha_core.verbs.steps import OnStep, StepLog, nobody_looks
 
 #: seconds in which a cluster that is asked whether it is well may become so: a report can be a moment old
 PATIENCE = 5.0
 #: seconds for a hand-over
 HANDOVER = 60.0
-OnStep = Callable[[dict[str, Any]], None]
 
 
 class Machine(Protocol):
@@ -50,16 +50,8 @@ class Machine(Protocol):
         """Restart one of them in this member's turn."""
 
 
-@dataclass
-class _Progress:
-    on_step: OnStep
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    began: float = field(default_factory=time.monotonic)
-
-    def done(self, step: str) -> None:
-        row = {"step": step, "seconds": round(time.monotonic() - self.began, 1), "outcome": "done"}
-        self.steps.append(row)
-        self.on_step(row)
+class _Progress(StepLog):
+    DIGITS = 1
 
     def left(self, timeout: float) -> float:
         """Seconds that are left of the time-out, one at least."""
@@ -77,7 +69,7 @@ def upgrade(
     failover: bool = False,
     packages: bool = False,
     timeout: float = 900.0,
-    on_step: OnStep = lambda step: None,
+    on_step: OnStep = nobody_looks,
     machine: Machine | None = None,
 ) -> dict[str, Any]:
     """This member becomes what the pillar says; with ``failover`` it hands over first if it leads and anything would
@@ -93,7 +85,7 @@ def upgrade(
     try:
         if leads and not _pending(machine, packages, progress.left(timeout)):
             progress.done("nothing to change")
-            return {"node": name, "changed": [], "steps": progress.steps}
+            return {"node": name, "changed": [], "steps": progress.rows}
         if leads:
             progress.done(f"{machine.hand_over()} leads")
             _well("after the hand-over", machine, progress.left(timeout))
@@ -105,10 +97,10 @@ def upgrade(
             progress.done(f"{unit} restarted with its new program")
             changed.append(unit)
     except SaltFailed as error:
-        raise VerbError(f'upgrade of {name}, after "{progress.steps[-1]["step"]}": {error}') from None
+        raise VerbError(f'upgrade of {name}, after "{progress.rows[-1]["step"]}": {error}') from None
     _well(f"upgrade of {name}: the states are applied, but", machine, progress.left(timeout))
     progress.done("the cluster is well")
-    return {"node": name, "changed": changed, "steps": progress.steps}
+    return {"node": name, "changed": changed, "steps": progress.rows}
 
 
 def _pending(machine: Machine, packages: bool, timeout: float) -> list[str]:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from chefha_core import codec
-from chefha_core.act import HOLDING
+from chefha_core.leaderl.vip import HOLDING
 from chefha_core.model import (
     EtcdView,
     LeaderState,
