@@ -115,6 +115,19 @@ def validate_pillar():
     return _verb("config").shown(settings)
 
 
+def show_config():
+    """
+    Every setting of this node with its value, as the states wrote them, secrets masked.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt be1 chefha.show_config
+    """
+    return _verb("config").shown(_node()[0])
+
+
 def gen_sample_backend_config(format="pillar"):
     """
     Every setting with its default and its meaning.
@@ -290,7 +303,7 @@ def await_search(timeout=180):
 
 def verb(group, name, *args, **kwargs):
     """
-    What the other files of this module call: a verb of the library on this node, with its settings and its name.
+    A verb of the library on this node, with its settings and its name: what the other files of this module call.
 
     CLI Example:
 

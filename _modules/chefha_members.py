@@ -159,7 +159,8 @@ def set_cluster_failover(state):
 
 def set_node_failover(state):
     """
-    The same for this node alone: while it is off the node is never elected; if it leads it goes on leading.
+    Automatic failover on or off for this node alone: while it is off the node is never elected; if it leads it goes on
+    leading.
 
     state
         on, true, enabled, off, false or disabled.

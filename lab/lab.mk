@@ -6,5 +6,5 @@
 lab: venv  ## cluster in containers: engine, images, highstate, status
 	$(PY) -m lab up
 
-lab-down: venv  ## remove every trace of it
+lab-down: venv  ## remove it: containers, networks, images, and the engine that it started
 	$(PY) -m lab down --images --engine

@@ -23,7 +23,8 @@ def commands() -> str:
     for verb in sorted({*shell, *modules, *runners}):
         said = modules.get(verb) or runners.get(verb)
         what = sentence(said) if said else str(shell[verb].description)
-        calls = [_usage(shell[verb]) if verb in shell else "", *(example(verb, found) for found in (modules, runners))]
+        calls = [example(verb, found) for found in (modules, runners)]
+        calls.insert(0, _usage(verb, shell[verb]) if verb in shell else "")
         rows.append([verb.replace("_", "-"), what, *(f"`{call}`" if call else "" for call in calls)])
     return table(("verb", "what it does", "`chef-backend-ctl …`", "execution module", "runner"), rows)
 
@@ -41,7 +42,7 @@ def functions(folder: str) -> dict[str, str]:
 def sentence(doc: str) -> str:
     """The first sentence of a docstring."""
     text = " ".join(doc.split("\n\n")[0].split())
-    return re.split(r"(?<=[.;:]) ", text)[0].rstrip(".;:").replace("|", r"\|").replace("``", "`")
+    return re.split(r"(?<=[.;]) ", text)[0].rstrip(".;:").replace("|", r"\|").replace("``", "`")
 
 
 def example(verb: str, docs: dict[str, str]) -> str:
@@ -50,6 +51,7 @@ def example(verb: str, docs: dict[str, str]) -> str:
     return next((line.strip() for line in lines if line.strip().startswith("salt")), "")
 
 
-def _usage(parser: argparse.ArgumentParser) -> str:
-    words = " ".join(parser.format_usage().split()).partition("chef-backend-ctl ")[2]
+def _usage(verb: str, parser: argparse.ArgumentParser) -> str:
+    """How the shell takes it; the parser of an alias knows the first name only."""
+    words = " ".join([verb.replace("_", "-"), *parser.format_usage().partition("chef-backend-ctl ")[2].split()[1:]])
     return words.replace("[-h] ", "").replace(" [-h]", "").replace("|", r"\|")

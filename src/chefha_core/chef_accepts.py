@@ -32,7 +32,8 @@ _ANYWAY = "or set chefha:frontend:check_versions to false"
 
 
 def front_ends(settings: Settings) -> str:
-    """Names, source and further lines of the front ends."""
+    """`frontend:fqdns` has host names of the front ends, `frontend:source` from the network needs `frontend:checksum`,
+    and the names in `frontend:settings` are left sides of lines of chef-server.rb."""
     for name in settings.frontend.fqdns:
         if name not in settings.frontends:
             return f"pillar chefha:frontend:fqdns has {name}, which is not in chefha:frontends"
@@ -63,7 +64,8 @@ def _further(name: Any, value: Any) -> str:
 
 
 def accepted(settings: Settings) -> str:
-    """What the front ends' Chef Infra Server would refuse, one sentence; "" if nothing, or nobody wants to know."""
+    """where there are `frontends` and `frontend:check_versions` is true, their Chef Infra Server accepts the versions
+    of PostgreSQL and search, and none of them leaves TLS out where it is on."""
     if not (settings.frontends and settings.frontend.check_versions):
         return ""
     version, text = version_of(settings), settings.frontend.chef_server_version

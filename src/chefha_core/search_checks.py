@@ -29,7 +29,8 @@ OWNED = (
 
 
 def search_problem(settings: Settings) -> str:
-    """Why ``chefha:search`` cannot be accepted, one sentence; "" if it can."""
+    """`search:version` reads like a version, `search:source` has an archive with its checksum or a package, and
+    `search:parameters` sets nothing that chefha sets."""
     search = settings.search
     if search.flavor == "none":
         return ""

@@ -130,7 +130,7 @@ def test_f59_removing_a_dead_node_keeps_the_search_quorum_and_another_takes_its_
 
 
 def test_f59_a_removed_node_that_is_switched_on_again_waits_to_be_let_in(lab: Lab, witness: Witness) -> None:
-    """With its old data it neither leads nor follows; join-cluster --recovery makes it a member again."""
+    """With its old data it neither leads nor follows; join_cluster recovery=True makes it a member again."""
     leader = witness.leader()
     victim = others(leader)[0]
     assert "etcd knows this cluster already" in refused(lab, victim, "bootstrap", "-y")
@@ -140,7 +140,8 @@ def test_f59_a_removed_node_that_is_switched_on_again_waits_to_be_let_in(lab: La
     lab.heal(victim)
     assert poll(lambda: row(lab, leader, victim)["role"] == "removed", 30)
     assert poll(lambda: roles(witness)[victim] == "removed", 60), roles(witness)
-    answer = done(lab, victim, "join-cluster", leader, "--recovery", "-y")
+    answer = lab.salt(victim, "chefha.join_cluster", leader, "recovery=True", timeout=JOINED)[victim]
+    assert isinstance(answer, dict), answer
     assert answer["role"] == "follower" and len(answer["kept_aside"]) == 1, answer
     witness.await_converged(WHOLE)
 
@@ -174,11 +175,14 @@ def test_a_bare_machine_joins_by_the_verb(lab: Lab, witness: Witness) -> None:
     code, text = lab.exec(victim, install, 120)
     assert code == 0, text
     ctl, peer, secrets = f"{PYTHON} -m chefha_core.cli", BY_NAME[leader].address, "/root/secrets.json"
+    taken = BY_NAME[next(name for name in others(leader) if name != victim)].address
     lab.exec(victim, f"echo '{{}}' > {secrets}; chmod 644 {secrets}; echo '{{' > /root/bad; chmod 600 /root/bad")
+    lab.exec(victim, f"ip address add {taken}/32 dev lo")
     for words, expected in (
         ("cluster-status", "this node is in no cluster yet"),
         (f"join-cluster {peer} -i nic7", "there is no interface nic7"),
         (f"join-cluster {peer} -p 192.0.2.9", "is on no interface"),
+        (f"join-cluster {peer} -p {taken}", f"the address {taken} is registered already"),
         (f"join-cluster {peer} --recovery -y", "nothing is installed here"),
         (f"join-cluster {peer} -s /root/none", "is missing"),
         (f"join-cluster {peer} -s {secrets}", "can be read by others"),
@@ -188,6 +192,13 @@ def test_a_bare_machine_joins_by_the_verb(lab: Lab, witness: Witness) -> None:
         code, text = lab.exec(victim, f"{ctl} {words} 2>&1", 60)
         assert code == 1 and expected in text and "Traceback" not in text, f"{words}: {text}"
     assert lab.exec(victim, "ls /etc/chefha")[0] != 0, "a refusal left something"
+    lab.exec(victim, f"ip address del {taken}/32 dev lo")
+    there, another = "/etc/chefha/node.json", """echo '{"secrets": {"token": "%s"}}' > %s; chmod 600 %s"""
+    lab.exec(victim, "mkdir /etc/chefha; " + another % ("old", there, there))
+    lab.exec(victim, another % ("new", "/root/other", "/root/other"))
+    code, text = lab.exec(victim, f"{ctl} join-cluster {peer} -s /root/other 2>&1", 60)
+    assert code == 1 and "other secrets here already" in text and there in text, text
+    assert "old" in lab.exec(victim, f"cat {there}; rm -r /etc/chefha")[1]
     verb = [PYTHON, "-m", "chefha_core.cli", "join-cluster", peer]
     code, text = lab.exec(victim, verb, JOINED)
     assert code == 0 and f"{victim} is follower" in text, text

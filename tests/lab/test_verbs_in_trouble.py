@@ -77,7 +77,15 @@ ROWS = (
     Row("start postgresql", "start postgresql"),
     Row("hup leaderl", "hup leaderl", *["use restart"] * 3),
     Row("hup postgresql", "hup postgresql"),
+    Row("stop postgresql", "stop postgresql", *["stop leaderl first"] * 3),
+    Row("tail etcd -n 3", "tail etcd lines=3"),
     Row("gather-logs --directory /var/tmp", within=PATIENCE),
+)
+#: what would disturb the others: afterwards, one after the other
+IN_TURN = (
+    *(Row(f"{verb} salt-minion") for verb in ("stop", "once", "term", "start", "kill", "restart")),
+    # the states start etcd here and wait for the others, or for a leader
+    Row("reconfigure --timeout 20", "", "not done within 20 s", WELL, "not done within 20 s", within=PATIENCE),
 )
 
 
@@ -95,7 +103,7 @@ def by_salt(lab: Lab, node: str, words: str) -> tuple[str, float]:
 
 
 def try_all(lab: Lab, node: str, values: Mapping[str, str], expected: Callable[[Row], str | None]) -> list[str]:
-    """Try all rows on `node`, a few at a time; what is wrong with their answers."""
+    """Try all rows on `node`, a few at a time, then those of IN_TURN; what is wrong with their answers."""
 
     def attempt(way: Callable[[Lab, str, str], tuple[str, float]], words: str, wanted: str, within: float) -> list[str]:
         words = words.format_map(values)
@@ -108,7 +116,9 @@ def try_all(lab: Lab, node: str, values: Mapping[str, str], expected: Callable[[
     work = [(in_shell, row.shell, wanted, row.within) for row, wanted in rows]
     work += [(by_salt, row.function, wanted, PATIENCE) for row, wanted in rows if row.function]
     with ThreadPoolExecutor(4) as pool:
-        return [problem for found in pool.map(lambda job: attempt(*job), work) for problem in found]
+        found = list(pool.map(lambda job: attempt(*job), work))
+    found += [attempt(in_shell, row.shell, expected(row) or WELL, row.within) for row in IN_TURN]
+    return [problem for problems in found for problem in problems]
 
 
 @contextmanager

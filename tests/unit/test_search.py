@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import time
@@ -323,6 +324,13 @@ def test_cluster_status_has_a_column_for_search_only_where_there_is_search() -> 
 
 
 def test_status_names_the_engine_and_what_its_cluster_says() -> None:
-    assert status.units_of(settings("elasticsearch"))["elasticsearch"] == "chefha-search.service"
-    assert "opensearch" not in status.units_of(settings("none"))
+    assert status.units_of(settings("elasticsearch"), "be1")["elasticsearch"] == "chefha-search.service"
+    assert "opensearch" not in status.units_of(settings("none"), "be1")
     assert status.search_cell(SearchHealth("green", 3), 3) == "state: green; nodes online: 3/3"
+
+
+def test_status_of_a_front_end_is_about_what_runs_there() -> None:
+    with_front_end = dataclasses.replace(settings("none"), frontends={"fe1": "192.0.2.31"})
+    answer = status.status(with_front_end, "fe1")
+    assert {name: row["distributed"] for name, row in answer["services"].items()} == {"salt-minion": "-"}
+    assert set(answer["disks"]) == status.FRONT_END_FOLDERS

@@ -41,7 +41,7 @@ def script(settings: Settings | None = None) -> str:
     known = {
         "NODE": list(settings.members) if settings else [],
         "PEER_IP": [str(address) for address in settings.members.values()] if settings else [],
-        "SERVICE": list(units_of(settings) if settings else UNITS),
+        "SERVICE": list(units_of(settings, next(iter(settings.members))) if settings else UNITS),
         "STATE": list(WORDS),
     }
     verbs = all_parsers()

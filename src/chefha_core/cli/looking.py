@@ -16,7 +16,7 @@ def add(parsers: Parsers) -> None:
     made.add_argument("--wide", action="store_true", help="also whom each follows, bytes behind, who may take over")
     takes_json(made)
     made = parsers.verb("status", _status, "the services of this node")
-    made.add_argument("service", nargs="?", default="", help="only this one")
+    made.add_argument("service", nargs="?", default="", metavar="SERVICE", help="only this one")
     made.add_argument("--simple", action="store_true", help="ask nobody else")
     takes_json(made)
     takes_json(parsers.verb("version", _version, "what is installed here"))

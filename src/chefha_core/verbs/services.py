@@ -26,7 +26,7 @@ from chefha_core.settings import Settings
 from chefha_core.verbs.handover import unfitness
 from chefha_core.verbs.reach import VerbError, etcd_client, leaderl_status
 from chefha_core.verbs.service_rules import KNOWS_HUP, Situation, refusal
-from chefha_core.verbs.status import UNITS, local, units_of
+from chefha_core.verbs.status import local, units_of
 from chefha_core.verbs.steps import OnStep, StepLog, nobody_looks
 
 #: seconds between two looks at a unit
@@ -43,9 +43,7 @@ MINION_LOG = "/var/log/salt/minion"
 
 def services_of(settings: Settings, name: str) -> dict[str, str]:
     """chefha's services of this node and their units, in the order of a start."""
-    if name in settings.frontends:
-        return {"salt-minion": UNITS["salt-minion"]}  # Chef Infra Server has chef-server-ctl
-    units = units_of(settings)
+    units = units_of(settings, name)
     order = ("etcd", settings.search.flavor, "leaderl", "postgresql", "salt-minion")
     return {key: units[key] for key in order if key in units and not (key == "etcd" and settings.etcd_endpoints)}
 

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ UNITS = {
     "salt-minion": "salt-minion.service",
 }
 HEADER = ["Service", "Local Status", "Time in State", "Distributed Node Status"]
+FRONT_END_FOLDERS = frozenset({"/var/opt/opscode", "/var/log"})
 PROPERTIES = "Id,ActiveState,SubState,MainPID,StateChangeTimestampMonotonic"
 
 
@@ -36,17 +37,19 @@ def status(
     settings: Settings, name: str, simple: bool = False, service: str = "", deadline: float = 1.0
 ) -> dict[str, Any]:
     """Per service: state, pid, seconds in that state, and (unless ``simple``) what the cluster says; the disks."""
-    units = units_of(settings)
+    units = units_of(settings, name)
     if service and service not in units:
         raise VerbError(f"status {service}: no such service; there are {', '.join(units)}")
     wanted = {key: unit for key, unit in units.items() if service in ("", key)}
     rows = local(wanted)
     if not simple:
-        cells = distributed(settings, name, deadline)
+        cells = distributed(settings, name, deadline) if name in settings.members else {}
         for key, row in rows.items():
             row["distributed"] = cells.get(key, "-")
     if simple or service:
         return {"services": rows, "disks": {}, "problems": {}}
+    if name not in settings.members:
+        return {"services": rows, "disks": rooms(FRONT_END_FOLDERS, deadline), "problems": {}}
     return {"services": rows, "disks": disks(settings, deadline), "problems": problems(settings, deadline)}
 
 
@@ -61,8 +64,10 @@ def problems(settings: Settings, deadline: float) -> dict[str, str]:
     return {"wal_archive": said} if said else {}
 
 
-def units_of(settings: Settings) -> dict[str, str]:
-    """The services of this node; search goes by the engine's own name."""
+def units_of(settings: Settings, name: str) -> dict[str, str]:
+    """The services of this node; search goes by the engine's own name, and Chef Infra Server has chef-server-ctl."""
+    if name in settings.frontends:
+        return {"salt-minion": UNITS["salt-minion"]}
     return UNITS | ({settings.search.flavor: SEARCH_UNIT} if settings.search.flavor != "none" else {})
 
 
@@ -152,10 +157,14 @@ def disks(settings: Settings, deadline: float) -> dict[str, str]:
     paths = {settings.postgresql.data_dir, settings.etcd.data_dir, "/var/log"}
     if settings.search.flavor != "none":
         paths |= {settings.search.data_dir, settings.search.log_dir}
+    found, data = rooms(paths, deadline), settings.postgresql.data_dir
+    return found | {data: f"{found[data]}, {_storage(deadline)}"}
+
+
+def rooms(paths: Set[str], deadline: float) -> dict[str, str]:
+    """Room below each folder."""
     answers, problems = gather({path: (lambda p=path: _room(p)) for path in sorted(paths)}, deadline)  # type: ignore[misc]
-    rooms = answers | {path: f"error: {why}" for path, why in problems.items()}
-    data = settings.postgresql.data_dir
-    return rooms | {data: f"{rooms[data]}, {_storage(deadline)}"}
+    return answers | {path: f"error: {why}" for path, why in problems.items()}
 
 
 def _storage(deadline: float) -> str:

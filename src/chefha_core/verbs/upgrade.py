@@ -179,7 +179,7 @@ class Member:
 
     def outdated(self) -> list[str]:
         """By the kernel: the file that the main process was started from is gone."""
-        units = status.units_of(self.settings)
+        units = status.units_of(self.settings, self.name)
         rows = status.local({key: unit for key, unit in units.items() if key not in ("leaderl", "salt-minion")})
         return [units[key] for key, row in rows.items() if row["pid"] and replaced(Path(f"/proc/{row['pid']}/exe"))]
 
