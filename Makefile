@@ -33,7 +33,8 @@ lint: venv  ## ruff and mypy
 # ---- tests -----------------------------------------------------------------------------------------------------
 
 test: lint  ## everything on the default stack: logic, simulation, real parts, Salt, the lab (an hour)
-	$(PY) -m pytest -m "not packaged" tests/unit tests/simulation tests/functional tests/salt tests/lab
+	$(PY) -m pytest tests/unit tests/simulation tests/functional tests/salt
+	$(PY) -m pytest -m "not packaged" tests/lab
 
 test-fast: lint  ## logic only: seconds
 	$(PY) -m pytest tests/unit

@@ -105,7 +105,7 @@ def beginning(settings: Settings, name: str) -> Beginning:
     if first_three(own_url, said):
         return Beginning("new", f"{name}={own_url}" if ALONE.exists() else static)
     try:
-        client, _ = root_client(settings, name, DEADLINE)
+        client = root_client(settings, name, DEADLINE)
         try:
             members = _let_in(client, name, own_url, lambda url: not heard_at(url, tls, DEADLINE).absent)
         finally:

@@ -240,3 +240,19 @@ def test_one_password_after_the_other_is_exchanged(closed: Machines, tmp_path: P
     with pytest.raises(NotAccepted):
         etcd_client(old, "be1", 2.0, user=ROOT, password=old.secrets.etcd_root_password).get("leader")
     assert json.loads(root.get("access").value) == {"user": member_user(new)}  # type: ignore[union-attr]
+
+
+def test_members_that_exchange_the_passwords_at_once_are_all_let_in(closed: Machines, tmp_path: Path) -> None:
+    """Each finds etcd with the former or the new password of root, or sees it change between two questions."""
+    kept = {name: tmp_path / f"kept-{name}" for name in MEMBERS}
+    for name in MEMBERS:
+        establish(closed.settings, name, kept[name])
+    with ThreadPoolExecutor(6) as pool:
+        for number in range(5):
+            new = with_secrets(closed.settings, etcd_password=f"{number}" * 48, etcd_root_password=f"{number}r" * 24)
+            asked = pool.map(lambda name, new=new: pending(new, name, kept[name]), MEMBERS)
+            done = list(pool.map(lambda name, new=new: establish(new, name, kept[name]), MEMBERS))
+            assert all(said[-1] == "this node remembers root's password" for said in done)
+            assert any("password of user root" in said for said in done)
+            assert len(list(asked)) == 3
+            assert all(pending(new, name, kept[name]) == [] for name in MEMBERS)

@@ -83,6 +83,8 @@ class Trapped(loop.Leaderl):
         self._observe = die  # type: ignore[method-assign]
         self.reporter.report = die
         self.reporter.bell.set()
+        self.disks.look = die  # type: ignore[method-assign]
+        self.doorbell.stop()
 
 
 @dataclasses.dataclass
@@ -99,7 +101,10 @@ class Whole:
         return next(node for node in self.made.nodes if node.name == name)
 
     def start(self, name: str, trap: str = "") -> None:
-        leaderl = Trapped(self.settings, name, self.node(name).postgres)
+        node = self.node(name)
+        # each probes the disks of its own data directory
+        settings = dataclasses.replace(self.settings, postgresql=node.settings.postgresql)
+        leaderl = Trapped(settings, name, node.postgres)
         leaderl.trap = trap
         self.leaderls[name] = leaderl.start()
 

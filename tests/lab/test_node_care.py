@@ -28,7 +28,7 @@ from chefha_core.parts.etcd_members import confirmed_members, remove_member
 from chefha_core.settings import load
 from chefha_core.verbs.etcd_access import root_client
 settings = load()
-client, _ = root_client(settings, own_name(settings), 5.0)
+client = root_client(settings, own_name(settings), 5.0)
 [gone] = [one for one in confirmed_members(client) if one.name == sys.argv[1]]
 remove_member(client, gone.id_hex)
 """

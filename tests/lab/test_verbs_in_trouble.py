@@ -78,7 +78,7 @@ ROWS = (
     Row("hup leaderl", "hup leaderl", *["use restart"] * 3),
     Row("hup postgresql", "hup postgresql"),
     Row("stop postgresql", "stop postgresql", *["stop leaderl first"] * 3),
-    Row("tail etcd -n 3", "tail etcd lines=3"),
+    Row("tail etcd -n 3 --json", "tail etcd lines=3"),
     Row("gather-logs --directory /var/tmp", within=PATIENCE),
 )
 #: what would disturb the others: afterwards, one after the other

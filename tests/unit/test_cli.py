@@ -27,7 +27,7 @@ SETTINGS = from_pillar(
     }
 )
 #: print a text for somebody else, whose form is what it is for
-PRINTERS = {"gen-server-config", "gen-sample-backend-config", "gen-secrets", "tail"}
+PRINTERS = {"gen-server-config", "gen-sample-backend-config", "gen-secrets"}
 
 
 def test_every_verb_is_in_its_group() -> None:

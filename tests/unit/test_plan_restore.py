@@ -101,6 +101,7 @@ def test_published_it_is_put_in_place_and_started_as_a_primary() -> None:
     assert only(decide(seen), c.SwapIn).system_id == "system-2"
     assert c.SwapIn in kinds(dataclasses.replace(seen, pg=PgFacts()))  # killed between the two renames
     assert kinds(dataclasses.replace(seen, job="SwapIn")) == []
+    assert kinds(dataclasses.replace(seen, job="SwapIn", staged="")) == []  # moved, and not looked at since
     new = stopped(was_primary=True, clean=True, system_id="system-2")
     assert only(decide(dataclasses.replace(seen, staged="", pg=new)), c.StartPrimary).sync_names == ("b", "c")
 

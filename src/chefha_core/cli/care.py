@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 
 from chefha_core.cli.terms import Parsers, Run, confirm, node, show, show_step, takes_json, takes_timeout, takes_yes
@@ -27,6 +28,7 @@ def add(parsers: Parsers) -> None:
         takes_json(made)
     made = _about_a_service(parsers, "tail", _tail, "show the logs as they grow, until Ctrl-C")
     made.add_argument("-n", "--lines", type=int, default=20, metavar="N", help="so many old lines first (20)")
+    made.add_argument("--json", action="store_true", help="print only these, as JSON")
     takes_json(parsers.verb("service-list", _service_list, "the services of this node, and which start at boot"))
     made = parsers.verb("gather-logs", _gather_logs, "logs, status and configuration without secrets as one archive")
     made.add_argument("-d", "--directory", default="/root", metavar="DIR", help="where it is written (/root)")
@@ -58,7 +60,10 @@ def _control(wanted: argparse.Namespace) -> None:
 def _tail(wanted: argparse.Namespace) -> None:
     from chefha_core.verbs import services
 
-    services.follow(*node(), wanted.service, wanted.lines)
+    if wanted.json:
+        print(json.dumps(services.tail(*node(), wanted.service, wanted.lines), indent=2))
+    else:
+        services.follow(*node(), wanted.service, wanted.lines)
 
 
 def _service_list(wanted: argparse.Namespace) -> None:

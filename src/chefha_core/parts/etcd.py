@@ -69,7 +69,7 @@ class EtcdClient:
     ``timeout`` (seconds; each method takes another one as ``timeout=``) is the deadline of a whole call over
     all endpoints. Every method raises EtcdUnreachable if no endpoint answered with a quorum in that time, and
     EtcdRefused if etcd answered with an error; NotAccepted is the one about ``user`` and ``password``, which are
-    used only where etcd asks for them.
+    used only where etcd asks for them. ``former``: the password that etcd may still have, while it is exchanged.
 
     **Writes may happen late.** A write whose answer is lost may have been applied, and one sent to a member
     that is stopped may be applied minutes later, when it goes on. Whatever decides something must therefore
@@ -86,12 +86,13 @@ class EtcdClient:
         tls: TlsFiles | None = None,
         user: str = "",
         password: str = "",
+        former: str = "",
     ) -> None:
         self.prefix = prefix.rstrip("/") + "/"
         self.timeout = timeout
         self.tls = tls
         self.endpoints = tuple(endpoints)
-        self.login = Login(user, password)
+        self.login = Login(user, password, former)
         self._transport = Transport(self.endpoints, tls, self.login)
 
     def close(self) -> None:

@@ -101,10 +101,8 @@ def missing(want: Wanted, found: Found) -> list[Step]:
     return [Step(what, path, body) for needed, what, path, body in table if needed]
 
 
-def look(root: EtcdClient, member: EtcdClient, want: Wanted, *, former_password: bool = False) -> Found:
-    """How it is, as ``root`` (who may have come in with a former password) sees it and as ``member`` is received.
-    EtcdError.
-    """
+def look(root: EtcdClient, member: EtcdClient, want: Wanted) -> Found:
+    """How it is, as ``root`` sees it and as ``member`` is received. EtcdError."""
     roles = frozenset(root.call("/v3/auth/role/list", {}).get("roles", ()))
     names = frozenset(root.call("/v3/auth/user/list", {}).get("users", ()))
     enabled = root.logs_in()
@@ -115,7 +113,7 @@ def look(root: EtcdClient, member: EtcdClient, want: Wanted, *, former_password:
         granted=want.role in roles and _granted(root, want),
         users={name: _roles(root, name) for name in (ROOT, want.user) if name in names},
         user_accepted=enabled and want.user in names and _accepted(member),
-        root_accepted=enabled and not former_password,
+        root_accepted=enabled and not root.login.by_former,
         named=_named(named.value) if named else "",
     )
 

@@ -7,6 +7,9 @@ anything.
 
 A token is tried at every member, and each may give one of its own: while the key that signs them is being exchanged,
 restart by restart, a member takes only its own.
+
+A password may be exchanged at any moment, too, by another member: whoever gives a former one beside the new one gets in
+before and afterwards.
 """
 
 from __future__ import annotations
@@ -28,9 +31,12 @@ _AUTHENTICATE = "/v3/auth/authenticate"
 class Login:
     """Thread-safe: threads that find a token refused at the same time each fetch one, which is harmless."""
 
-    def __init__(self, user: str = "", password: str = "") -> None:
+    def __init__(self, user: str = "", password: str = "", former: str = "") -> None:
         self.user = user
-        self._password = password
+        # the new one once more: it may have taken effect just after it was refused
+        self._passwords = (password, former, password) if former and former != password else (password,)
+        #: True if etcd took the former password last
+        self.by_former = False
         self._tokens: dict[str, str] = {}
         self._newest = ""
 
@@ -73,16 +79,19 @@ class Login:
         """
         if self.token(attempt.endpoint) != refused:
             return
-        try:
-            answer = ask(pool, _AUTHENTICATE, {"name": self.user, "password": self._password}, attempt)
-            token = str(answer.get("token", ""))
-        except MemberFailed as error:
-            raise MemberFailed(f"{error} (asked for a token)", again=error.again, sent=False) from None
-        except EtcdRefused as refusal:
-            if "authentication is not enabled" not in str(refusal):
-                raise NotAccepted(f"etcd does not accept the user {self.user} with the password it was given") from None
-            token = ""
-        self._tokens[attempt.endpoint] = self._newest = token
+        for password in self._passwords:
+            try:
+                answer = ask(pool, _AUTHENTICATE, {"name": self.user, "password": password}, attempt)
+                token, self.by_former = str(answer.get("token", "")), password != self._passwords[0]
+            except MemberFailed as error:
+                raise MemberFailed(f"{error} (asked for a token)", again=error.again, sent=False) from None
+            except EtcdRefused as refusal:
+                if "authentication is not enabled" not in str(refusal):
+                    continue
+                token, self.by_former = "", False
+            self._tokens[attempt.endpoint] = self._newest = token
+            return
+        raise NotAccepted(f"etcd does not accept the user {self.user} with the password it was given")
 
 
 def token_wanted(refusal: EtcdRefused, token: str) -> bool:

@@ -57,7 +57,12 @@ def step(seen: Observation, policy: Policy, key: LeaderKey) -> Step | None:
 
 
 def waits(seen: Observation) -> bool:
-    """True if etcd says that the restored data beside the data directory is the cluster's, and it is not in place."""
+    """True if etcd says that the restored data beside the data directory is the cluster's, and it is not in place.
+
+    While it is being put there it may be neither beside the data directory any more nor seen in its place yet.
+    """
+    if seen.job == SwapIn.__name__:
+        return True
     config = seen.etcd.config if seen.etcd else None
     return config is not None and bool(seen.staged) and seen.staged == config.system_id != seen.pg.system_id
 

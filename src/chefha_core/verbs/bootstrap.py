@@ -110,7 +110,7 @@ def _knows(settings: Settings, other: str, serves: bool) -> str:
 def _look(settings: Settings, name: str) -> EtcdView | None:
     """What etcd has, None where it does not serve."""
     try:
-        client, _ = root_client(settings, name, DEADLINE)
+        client = root_client(settings, name, DEADLINE)
     except (EtcdError, VerbError, OSError):
         return None
     try:
@@ -152,7 +152,7 @@ def _states(settings: Settings, name: str) -> None:
 
 def _ask(settings: Settings, name: str) -> bool:
     try:
-        client, _ = root_client(settings, name, DEADLINE)
+        client = root_client(settings, name, DEADLINE)
     except (EtcdError, VerbError, OSError):
         return False
     try:

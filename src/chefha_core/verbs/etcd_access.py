@@ -23,8 +23,8 @@ def pending(settings: Settings, name: str, kept: Path = KEPT) -> list[str]:
     if settings.etcd_endpoints:
         return []
     with _errors():
-        root, former = root_client(settings, name, DEADLINE, kept)
-        steps = _steps(settings, name, root, former)
+        root = root_client(settings, name, DEADLINE, kept)
+        steps = _steps(settings, name, root)
         root.close()
     return [step.what for step in steps] + ([] if _read(kept) == settings.secrets.etcd_root_password else [_KEEP])
 
@@ -36,8 +36,8 @@ def establish(settings: Settings, name: str, kept: Path = KEPT) -> list[str]:
     if settings.etcd_endpoints:
         return []
     with _errors():
-        root, former = root_client(settings, name, DEADLINE, kept)
-        steps = _steps(settings, name, root, former)
+        root = root_client(settings, name, DEADLINE, kept)
+        steps = _steps(settings, name, root)
         carry_out(root, steps)
         root.close()
     done = [step.what for step in steps]
@@ -47,32 +47,30 @@ def establish(settings: Settings, name: str, kept: Path = KEPT) -> list[str]:
     return done
 
 
-def root_client(settings: Settings, name: str, timeout: float, kept: Path = KEPT) -> tuple[EtcdClient, bool]:
-    """A client that etcd accepts as root, and whether only by the former password. EtcdError, VerbError."""
-    passwords = [settings.secrets.etcd_root_password, _read(kept)]
-    for former, password in enumerate(passwords):
-        client = etcd_client(settings, name, timeout, user=ROOT, password=password)
-        try:
-            if password:
-                client.logs_in()
-                return client, bool(former)
-        except NotAccepted:
-            client.close()
-        except BaseException:
-            client.close()
-            raise
-    raise VerbError(
-        "etcd accepts as root neither the password of pillar chefha:secrets:etcd_root_password nor the former one "
-        f"that this node remembers in {kept}; put the password that etcd has back into the pillar, or apply the states "
-        "of a member first that has been in the cluster for longer"
-    )
+def root_client(settings: Settings, name: str, timeout: float, kept: Path = KEPT) -> EtcdClient:
+    """A client that etcd accepts as root, by the password of the settings or the former one. EtcdError, VerbError."""
+    password = settings.secrets.etcd_root_password
+    client = etcd_client(settings, name, timeout, user=ROOT, password=password, former=_read(kept))
+    try:
+        client.logs_in()
+    except NotAccepted:
+        client.close()
+        raise VerbError(
+            "etcd accepts as root neither the password of pillar chefha:secrets:etcd_root_password nor the former one "
+            f"that this node remembers in {kept}; put the password that etcd has back into the pillar, or apply the "
+            "states of a member first that has been in the cluster for longer"
+        ) from None
+    except BaseException:
+        client.close()
+        raise
+    return client
 
 
-def _steps(settings: Settings, name: str, root: EtcdClient, former: bool) -> list[Step]:
+def _steps(settings: Settings, name: str, root: EtcdClient) -> list[Step]:
     member = etcd_client(settings, name, DEADLINE)
     try:
         want = wanted(settings)
-        return missing(want, look(root, member, want, former_password=former))
+        return missing(want, look(root, member, want))
     finally:
         member.close()
 

@@ -74,7 +74,7 @@ def restart_in_turn(settings: Settings, name: str, unit: str, timeout: float) ->
     others, own = WELL[unit]
 
     def connect() -> EtcdClient:
-        return root_client(settings, name, DEADLINE)[0]  # root, for the members' user may be about to change
+        return root_client(settings, name, DEADLINE)  # root, for the members' user may be about to change
 
     try:
         client = connect()

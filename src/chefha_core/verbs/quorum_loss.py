@@ -91,7 +91,7 @@ def listens(address: str, port: int, timeout: float = ASKED) -> bool:
 def serving(settings: Settings, name: str) -> tuple[EtcdMember, ...]:
     """The members of an etcd that serves this node, () without a quorum."""
     try:
-        client, _ = root_client(settings, name, DEADLINE)
+        client = root_client(settings, name, DEADLINE)
     except (EtcdError, VerbError):
         return ()
     try:

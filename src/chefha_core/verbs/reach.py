@@ -15,7 +15,7 @@ class VerbError(Exception):
 
 
 def etcd_client(
-    settings: Settings, name: str, timeout: float, *, user: str | None = None, password: str = ""
+    settings: Settings, name: str, timeout: float, *, user: str | None = None, password: str = "", former: str = ""
 ) -> EtcdClient:
     """A client of the cluster's etcd, this machine's member first; as the members' user or ``user`` ("": nobody)."""
     if user is None:
@@ -27,6 +27,7 @@ def etcd_client(
         tls=tls_files(settings),
         user=user,
         password=password,
+        former=former,
     )
 
 

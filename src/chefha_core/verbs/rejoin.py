@@ -58,7 +58,7 @@ def rejoin(settings: Settings, name: str, on_step: OnStep = nobody_looks) -> dic
 def _let_in(settings: Settings, name: str) -> bool:
     """Take the mark of remove-node away; whether etcd lists this member still."""
     try:
-        client, _ = root_client(settings, name, DEADLINE)
+        client = root_client(settings, name, DEADLINE)
         try:
             client.delete(f"removed/{name}")
             own = peer_url(settings, name)

@@ -96,7 +96,7 @@ def _strike_off(settings: Settings, name: str, member: str) -> str:
     """Its identity in etcd, "" if it had none."""
     if settings.etcd_endpoints:
         return ""
-    client, _ = root_client(settings, name, DEADLINE)
+    client = root_client(settings, name, DEADLINE)
     try:
         own = peer_url(settings, member)
         found = [one for one in confirmed_members(client) if one.name == member or own in one.peer_urls]
