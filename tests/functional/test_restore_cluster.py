@@ -83,7 +83,7 @@ class Trapped(loop.Leaderl):
         self._observe = die  # type: ignore[method-assign]
         self.reporter.report = die
         self.reporter.bell.set()
-        self.disks.look = die  # type: ignore[method-assign]
+        self.disks.look = lambda: None  # type: ignore[method-assign]
         self.doorbell.stop()
 
 
