@@ -83,7 +83,8 @@ ROWS = (
 )
 #: what would disturb the others: afterwards, one after the other
 IN_TURN = (
-    *(Row(f"{verb} salt-minion") for verb in ("stop", "once", "term", "start", "kill", "restart")),
+    # a minion takes ten seconds to end
+    *(Row(f"{verb} salt-minion", within=PATIENCE) for verb in ("stop", "once", "term", "start", "kill", "restart")),
     # the states start etcd here and wait for the others, or for a leader
     Row("reconfigure --timeout 20", "", "not done within 20 s", WELL, "not done within 20 s", within=PATIENCE),
 )
