@@ -17,8 +17,9 @@ import urllib3
 import urllib3.connection
 import urllib3.exceptions as failures
 
-#: gRPC codes about the member asked, not the question: cancelled, deadline, aborted, unavailable, data loss
-_MEMBER_CODES = {1, 4, 10, 14, 15}
+#: gRPC codes about the member asked, not the question: cancelled, deadline, aborted, internal (gRPC's own, of a stream
+#: that a member which is being stopped broke off; etcd uses it for nothing), unavailable, data loss
+_MEMBER_CODES = {1, 4, 10, 13, 14, 15}
 #: what the gateway of a member that is being stopped says, with the code of an unknown error: it cannot hear itself
 _BETWEEN = "transport: "
 #: gRPC's code for what this user may not do, and for whoever is nobody
