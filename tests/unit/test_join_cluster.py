@@ -70,6 +70,13 @@ def test_secrets_that_are_unreadable(places: Places, tmp_path: Path, content: An
     assert words in refusal(places, secrets_file=secrets_file(tmp_path, content))
 
 
+def test_a_damaged_file_of_secrets_is_not_quoted(places: Places, tmp_path: Path) -> None:
+    damaged = secrets_file(tmp_path, "secrets:\n  token: 'very-secret\n  other: [\n")
+    said = refusal(places, secrets_file=damaged)
+    assert "it is neither JSON nor YAML, see line" in said
+    assert "very-secret" not in said
+
+
 def test_secrets_that_others_can_read(places: Places, tmp_path: Path) -> None:
     assert "chmod 600" in refusal(places, secrets_file=secrets_file(tmp_path, mode=0o644))
 

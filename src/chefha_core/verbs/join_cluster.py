@@ -167,8 +167,9 @@ def _yaml(text: str) -> Any:
         raise ValueError("it is no JSON, and there is no YAML in this Python") from None
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
+    except yaml.YAMLError as error:  # whose text quotes the line, which may be a secret
+        mark = getattr(error, "problem_mark", None)
+        raise ValueError("it is neither JSON nor YAML" + (f", see line {mark.line + 1}" if mark else "")) from None
 
 
 def _bring(wish: Wish, brought: Mapping[str, Any], places: Places) -> None:
