@@ -18,7 +18,7 @@ from chefha_core.etcd_formation import NotYet
 from chefha_core.leaderl.learners import Learners
 from chefha_core.parts.etcd import EtcdError
 from chefha_core.parts.etcd_members import confirmed_members
-from chefha_core.verbs import etcd_access, quorum_loss
+from chefha_core.verbs import bootstrap, etcd_access, quorum_loss
 from chefha_core.verbs.etcd_access import establish
 from chefha_core.verbs.reach import VerbError
 
@@ -115,6 +115,25 @@ def test_recovery_is_refused_while_there_is_a_quorum(machines: Machines) -> None
     assert "etcd of be3 answers" in quorum_loss.why_not(settings, "be1")
     machines.stop("be3")
     assert quorum_loss.why_not(settings, "be1") == ""
+
+
+def test_no_cluster_is_begun_over_the_etcd_of_one_that_lost_its_quorum(machines: Machines) -> None:
+    """Although PostgreSQL's folder is empty here and nobody else answers: the log of etcd tells of a cluster."""
+    settings = machines.of("be1")
+    for name in ("be2", "be3"):
+        machines.stop(name)
+    assert "etcd has data of a cluster in" in bootstrap.why_not(settings, "be1")
+    machines.stop("be1")
+    assert "does not say whose: it does not run; start it" in bootstrap.why_not(settings, "be1")
+
+
+def test_an_etcd_that_waits_for_its_first_formation_may_begin_alone(tmp_path: Path) -> None:
+    """It has written a log, but been in no cluster."""
+    with Machines(tmp_path) as machines:
+        machines.start("be1")
+        settings = machines.of("be1")
+        until(lambda: quorum_loss.has_etcd_data(settings), 20)
+        until(lambda: bootstrap.why_not(settings, "be1") == "", 20)
 
 
 def test_a_copy_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ from chefha_core.verbs.search_alone import answers
 from chefha_core.verbs.steps import OnStep, Steps, nobody_looks
 
 STEPS = ("etcd serves", "states applied", "this node leads", "search answers")
-#: seconds for one question
-DEADLINE = 3.0
+#: seconds for one question, and between two
+DEADLINE, LOOK = 3.0, 0.3
 
 
 def question(settings: Settings, name: str, quorum_loss_recovery: bool) -> str:
@@ -58,12 +58,16 @@ def bootstrap(
         return quorum_loss.recover(settings, name, etcd_wait, search_wait, on_step)
     _refuse(settings, name)
     steps = Steps(STEPS, on_step)
-    with steps.step(STEPS[0]):
-        _etcd(settings, name, etcd_wait)
-    with steps.step(STEPS[1]):
-        _states(settings, name)
+    try:
+        with steps.step(STEPS[0]):
+            _etcd(settings, name, etcd_wait)
+        with steps.step(STEPS[1]):
+            _states(settings, name)
+    finally:
+        for marker in (ALONE, SEARCH_ALONE):
+            marker.unlink(missing_ok=True)
     with steps.step(STEPS[2]):
-        view = _look(settings, name)
+        view = _served(settings, name, etcd_wait)
         key = view.leader if view else None
         if key is None or key.name != name or key.state is not LeaderState.LEADING:
             raise VerbError(f"bootstrap: {key.name if key else 'nobody'} leads; look at: journalctl -u chefha-leaderl")
@@ -86,10 +90,34 @@ def why_not(settings: Settings, name: str) -> str:
     for path in (data, data.with_name(f"{data.name}.old")):
         if path.exists() and any(path.iterdir()):
             return f"there are data in {path}, and no database is made over data; move them away if nobody needs them"
+    if view is None and (refusal := _knew(settings, name)):
+        return refusal
     others = [other for other in settings.members if other != name]
     with ThreadPoolExecutor(len(others)) as pool:
         found = list(pool.map(lambda other: _knows(settings, other, view is not None), others))
     return "; ".join(reason for reason in found if reason)
+
+
+def _knew(settings: Settings, name: str) -> str:
+    """Why this node's own etcd, which does not serve, must not begin anew: "" where it has not been in a cluster yet.
+
+    One that waits for a first formation has written a log, too; only the running one says which it is.
+    """
+    if settings.etcd_endpoints or not quorum_loss.has_etcd_data(settings):
+        return ""
+    at = settings.etcd.data_dir
+    said = heard_at(peer_url(settings, name), tls_files(settings), DEADLINE)
+    if said.formed:
+        return (
+            f"etcd has data of a cluster in {at}, and no quorum now; bring its other members up, or move its data away "
+            "if nobody needs them"
+        )
+    if said.absent or said.problem:
+        return (
+            f"etcd has data in {at} and does not say whose: {said.problem or 'it does not run'}; start it, or move its "
+            "data away if nobody needs them"
+        )
+    return ""
 
 
 def _knows(settings: Settings, other: str, serves: bool) -> str:
@@ -117,8 +145,18 @@ def _look(settings: Settings, name: str) -> EtcdView | None:
         return codec.view(client.range(), time.monotonic())
     except EtcdError:
         return None
+    except codec.DamagedKey as error:
+        raise VerbError(f"bootstrap: etcd knows this cluster already, and {error}") from error
     finally:
         client.close()
+
+
+def _served(settings: Settings, name: str, wait: float) -> EtcdView | None:
+    """What etcd has, as soon as it serves; None if it does not within ``wait`` seconds."""
+    end = time.monotonic() + wait
+    while (view := _look(settings, name)) is None and time.monotonic() < end:
+        time.sleep(LOOK)
+    return view
 
 
 def _etcd(settings: Settings, name: str, wait: float) -> None:
@@ -145,9 +183,6 @@ def _states(settings: Settings, name: str) -> None:
         salt_call.apply('exclude=[{"id": "chefha_search_healthy"}]', meanwhile=ask)
     except SaltFailed as error:
         raise VerbError(f"bootstrap: {error}") from None
-    finally:
-        for marker in (ALONE, SEARCH_ALONE):
-            marker.unlink(missing_ok=True)
 
 
 def _ask(settings: Settings, name: str) -> bool:

@@ -47,7 +47,7 @@ def why_not(settings: Settings, name: str) -> str:
     """Why the quorum is not recovered from this node, "" if it may be."""
     if settings.etcd_endpoints:
         return "etcd is your own (pillar chefha:etcd_endpoints); give it a quorum by its own means, then force-leader"
-    if not _has_etcd_data(settings):
+    if not has_etcd_data(settings):
         return f"there are no data of etcd in {settings.etcd.data_dir}; a node without them joins: join-cluster"
     if not (Path(settings.postgresql.data_dir) / "PG_VERSION").exists():
         return f"there are no data of PostgreSQL in {settings.postgresql.data_dir}; a node without them cannot lead"
@@ -211,5 +211,6 @@ def _is_its_own(key: LeaderKey | None, name: str) -> bool:
     return key is not None and key.name == name and key.state is not LeaderState.RELEASING
 
 
-def _has_etcd_data(settings: Settings) -> bool:
+def has_etcd_data(settings: Settings) -> bool:
+    """Whether this member's etcd has a log: it was started once, though perhaps never in a cluster."""
     return any(Path(settings.etcd.data_dir).glob("member/wal/*.wal"))
