@@ -26,6 +26,7 @@ from chefha_core.verbs.reach import VerbError, etcd_client
 from chefha_core.verbs.steps import OnStep, Steps, nobody_looks
 
 STEPS = (
+    "it reports no more",
     "marked as removed",
     "struck off etcd's members",
     "the leader keeps no log for it",
@@ -33,6 +34,8 @@ STEPS = (
 )
 #: seconds for one question, until the leader has dropped the slot, and until search has a majority without it
 DEADLINE, DROPPED, EXCLUDED = 3.0, 30.0, 15.0
+#: seconds that etcd may take, over the time to live, to drop a report; a new leader of etcd begins its lease again
+EXPIRY = 10.0
 LOOK = 0.3
 
 
@@ -47,12 +50,14 @@ def remove_node(
     client = etcd_client(settings, name, DEADLINE)
     try:
         with steps.step(STEPS[0]):
-            _mark(client, name, member)
+            _await_silence(client, settings, member)
         with steps.step(STEPS[1]):
-            struck_off = _strike_off(settings, name, member)
+            _mark(client, name, member)
         with steps.step(STEPS[2]):
-            _await_slot(client, settings, member, timeout)
+            struck_off = _strike_off(settings, name, member)
         with steps.step(STEPS[3]):
+            _await_slot(client, settings, member, timeout)
+        with steps.step(STEPS[4]):
             search = _exclude(settings, name, member)
     except (EtcdError, codec.DamagedKey) as error:
         raise VerbError(
@@ -81,6 +86,18 @@ def why_not(settings: Settings, name: str, node: str) -> str:
     if running:
         return f"it is still running: {', '.join(running)} answers; only a node that is off for good is removed"
     return ""
+
+
+def _await_silence(client: EtcdClient, settings: Settings, member: str) -> None:
+    """Until the report that its leaderl keeps on a lease has run out: one that is only cut off from here goes on."""
+    end = time.monotonic() + settings.ttl + EXPIRY
+    while member in codec.view(client.range(), time.monotonic()).members:
+        if time.monotonic() > end:
+            raise VerbError(
+                f"remove-node {member}: it is still running: it reports to etcd, though it does not answer from here; "
+                "only a node that is off for good is removed"
+            )
+        time.sleep(LOOK)
 
 
 def _mark(client: EtcdClient, name: str, member: str) -> None:
