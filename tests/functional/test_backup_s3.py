@@ -70,10 +70,16 @@ def test_what_was_cut_short_never_becomes_an_archive(node: Node, bucket: S3) -> 
         taken(node, bucket, timeout=3.0, max_rate=1)
     assert objects(bucket) == []
     store = S3Store(bucket)
-    names = {"Bucket": bucket.bucket, "Key": "chef/test/chef-backup-2026-01-01-00-00-00.tgz.partial"}
-    store.client.put_object(**names, Body=b"half")  # what a killed one may leave: an object not yet verified,
-    store.client.create_multipart_upload(**names)  # and parts of one
-    store.clear()
+    own, other = (f"chef-backup-2026-01-01-00-00-00.tgz.c.{node}.partial" for node in ("be1", "be2"))
+    for name in (own, other):
+        names = {"Bucket": bucket.bucket, "Key": f"chef/test/{name}"}
+        store.client.put_object(**names, Body=b"half")  # what a killed one may leave: an object not yet verified,
+        store.client.create_multipart_upload(**names)  # and parts of one
+    store.clear("c.be1")
+    assert objects(bucket) == [other], "another node may be at work on its own"
+    (upload,) = store.client.list_multipart_uploads(Bucket=bucket.bucket)["Uploads"]
+    assert upload["Key"].endswith(other)
+    store.clear("c.be2")
     assert objects(bucket) == []
     assert not store.client.list_multipart_uploads(Bucket=bucket.bucket).get("Uploads")
 

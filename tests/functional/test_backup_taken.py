@@ -347,13 +347,50 @@ def test_memory_is_constant_and_tmp_is_not_touched(pair: tuple[Node, Node], stor
         assert after < before + 20_000 and after < 100_000, (small, large)  # kB
 
 
-def test_only_so_many_archives_are_kept(pair: tuple[Node, Node], store: Path) -> None:
-    settings = dataclasses.replace(pair[1].settings, backup=Backup(directory=str(store), keep=2))
-    names = []
-    for _ in range(3):
-        done = backup.backup(settings, "be-2", places=pair[1].places)
-        names.append(Path(done["archive"]).name)
-    assert left(store) == names[1:]
+def kept(node: Node, store: Path, cluster: str = "chef") -> dict[str, object]:
+    """A backup where two of the newest are kept."""
+    settings = dataclasses.replace(node.settings, cluster=cluster, backup=Backup(directory=str(store), keep=2))
+    return backup.backup(settings, node.name, places=node.places)
+
+
+def test_only_so_many_archives_are_kept_of_each_cluster(pair: tuple[Node, Node], store: Path) -> None:
+    other = Path(str(kept(pair[1], store, "other")["archive"])).name
+    names = [Path(str(kept(pair[1], store)["archive"])).name for _ in range(3)]
+    assert left(store) == [other, *names[1:]]
+
+
+def test_nothing_is_deleted_while_an_archive_cannot_be_read(pair: tuple[Node, Node], store: Path) -> None:
+    """Another one may build upon it; the backup itself is taken all the same."""
+    names = [Path(str(kept(pair[1], store)["archive"])).name for _ in range(2)]
+    whole = (store / names[1]).read_bytes()
+    (store / names[1]).write_bytes(b"")
+    done = kept(pair[1], store)
+    assert names[1] in str(done["retention"]) and "stay as long as this lasts" in str(done["retention"])
+    assert left(store) == [*names, Path(str(done["archive"])).name]
+    (store / names[1]).write_bytes(whole)
+    assert kept(pair[1], store)["retention"] is None and len(left(store)) == 2
+
+
+def test_two_nodes_back_up_into_one_store_at_once(pair: tuple[Node, Node], store: Path) -> None:
+    """Begun in the same second, both get a name, and neither removes what the other one has not finished."""
+    half = store / f"chef-backup-2026-01-01-00-00-00.tgz.{take.owner(pair[0].settings, pair[0].name)}.partial"
+    store.mkdir()
+    half.touch()
+    done = [started(node, store, more) for node, more in zip(pair, ("force=True", ""), strict=True)]
+    assert [one.wait(120) for one in done] == [0, 0]
+    assert len(left(store)) == 2 and not half.exists()
+    half.touch()
+    taken(pair[1], store)
+    assert half.exists()
+
+
+def test_a_name_that_is_there_is_never_given_again(store: Path) -> None:
+    store.mkdir()
+    for name in ("a", "b"):
+        (store / name).write_text(name)
+    with pytest.raises(ArchiveError, match="b is there already"):
+        Directory(store).rename("a", "b")
+    assert (store / "b").read_text() == "b"
 
 
 def test_what_is_asked_wrongly_is_told(pair: tuple[Node, Node], store: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from chefha_core.backup.archive import About, extract, read_about
@@ -30,18 +30,6 @@ def chain(store: Store, name: str) -> list[str]:
         if needed in names:
             raise ArchiveError(f"{store.where(needed)} says that it needs itself")
         names.insert(0, needed)
-
-
-def needed_by(store: Store, names: Iterable[str]) -> set[str]:
-    """These archives and all that they need. One that cannot be read needs nothing any more."""
-    needed: set[str] = set()
-    for name in names:
-        needed.add(name)
-        try:
-            needed.update(chain(store, name))
-        except ArchiveError:
-            continue
-    return needed
 
 
 def extract_chain(

@@ -1,6 +1,7 @@
 """Archives in a bucket of an S3-compatible store, through boto3.
 
-A bucket has no rename: an archive is uploaded as ``NAME.partial``, read back, copied by the store itself to its name.
+A bucket has no rename: an archive is uploaded as ``NAME.OWNER.partial``, read back, copied by the store itself to its
+name.
 """
 
 from __future__ import annotations
@@ -91,16 +92,18 @@ class S3Store:
             self.client.head_bucket(Bucket=self._wanted.bucket)
         return None
 
-    def clear(self) -> None:
+    def clear(self, owner: str) -> None:
+        ending = f".{owner}{PARTIAL}"
         for stored in list(self._all()):
-            if stored.name.endswith(PARTIAL):
+            if stored.name.endswith(ending):
                 self.remove(stored.name)
         with self._explained("cannot be listed"):
             found = self.client.list_multipart_uploads(Bucket=self._wanted.bucket, Prefix=self._key("chef-backup-"))
             for upload in found.get("Uploads", []):
-                self.client.abort_multipart_upload(
-                    Bucket=self._wanted.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                )
+                if upload["Key"].endswith(ending):
+                    self.client.abort_multipart_upload(
+                        Bucket=self._wanted.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
 
     @contextlib.contextmanager
     def receive(self, name: str, size: int) -> Iterator[int]:
@@ -142,6 +145,8 @@ class S3Store:
             yield body
 
     def rename(self, name: str, new: str) -> None:
+        if self.has(new):
+            raise ArchiveError(f"{self.where(new)} is there already")
         with self._explained("cannot be changed"):
             source = {"Bucket": self._wanted.bucket, "Key": self._key(name)}
             self.client.copy(source, self._wanted.bucket, self._key(new))

@@ -1,7 +1,7 @@
 """Where archives lie: a folder of this machine, or a bucket of an S3-compatible store (s3_store.py).
 
-An archive is written under ``NAME.partial`` and gets its name when it is verified. What an earlier attempt left under
-such a name is removed by `clear`.
+An archive is written as ``NAME.OWNER.partial`` and gets its name when it is verified. What an earlier attempt of its
+owner left is removed by `clear`: several nodes may write into one store at a time.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Store(Protocol):
     def room(self) -> int | None:
         """Bytes that are free, None if there is no end."""
 
-    def clear(self) -> None:
-        """Remove what attempts that were cut short left here."""
+    def clear(self, owner: str) -> None:
+        """Remove what attempts of this owner that were cut short left here."""
 
     def receive(self, name: str, size: int) -> AbstractContextManager[int]:
         """A descriptor to write ``name`` to, about ``size`` bytes. What came is durable at the end of the block;
@@ -69,7 +69,7 @@ class Store(Protocol):
         """Its bytes, from the start."""
 
     def rename(self, name: str, new: str) -> None:
-        """Give it another name, durably."""
+        """Give it another name, which must be free, durably."""
 
     def remove(self, name: str) -> None:
         """Delete it, if it is there."""
@@ -112,9 +112,9 @@ class Directory:
             self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
             return shutil.disk_usage(self.folder).free
 
-    def clear(self) -> None:
+    def clear(self, owner: str) -> None:
         with self._explained("cannot be changed"):
-            for path in self.folder.glob(f"chef-backup-*{PARTIAL}"):
+            for path in self.folder.glob(f"chef-backup-*.{owner}{PARTIAL}"):
                 path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
@@ -152,6 +152,8 @@ class Directory:
             yield file
 
     def rename(self, name: str, new: str) -> None:
+        if self.has(new):
+            raise ArchiveError(f"{self.where(new)} is there already")
         with self._explained("cannot be changed"):
             (self.folder / name).rename(self.folder / new)
             *below, root = Path(new).parents  # the folder itself others than its owner may only pass through

@@ -15,23 +15,22 @@ import pwd
 import re
 import shutil
 import tarfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import chefha_core
-from chefha_core.backup import pg_manifest, wal
-from chefha_core.backup.archive import About, read_about, verify
+from chefha_core.backup import pg_manifest
+from chefha_core.backup.archive import About, verify
 from chefha_core.backup.archive_writer import ArchiveWriter
-from chefha_core.backup.chain import needed_by
 from chefha_core.backup.compression import ENDINGS, compressor, damage, ended, widen
 from chefha_core.backup.errors import ArchiveError
+from chefha_core.backup.retention import retire
 from chefha_core.backup.source import CATCH_UP, Deadline, Facts, ask, base_backup, catch_up, log_kept
 from chefha_core.backup.stores import PARTIAL, Store
 from chefha_core.backup.tar_stream import CHUNK, TarStream
-from chefha_core.model import format_lsn, parse_lsn
+from chefha_core.model import format_lsn
 from chefha_core.parts.postgres_tools import Places, PostgresError, run
 from chefha_core.settings import Settings
 from chefha_core.verbs.config import shown
@@ -63,14 +62,20 @@ class Wish:
 @dataclass(frozen=True)
 class Taken:
     """An archive that is in its place and verified. Sizes in bytes. ``current``: it has all that the leader held when
-    it was asked for; False where no leader could be asked.
+    it was asked for; False where no leader could be asked. ``retention``: why older archives could not be deleted, "".
     """
 
     name: str
     size: int
     read: int
     current: bool
+    retention: str
     about: About
+
+
+def owner(settings: Settings, node: str) -> str:
+    """Whose attempt a partial archive is, as its name has it."""
+    return f"{settings.cluster}.{node}"
 
 
 def refusal(facts: Facts, wish: Wish, store: Store) -> str:
@@ -104,7 +109,7 @@ def take(settings: Settings, node: str, places: Places, store: Store, wish: Wish
             facts = ask(places)
             if problem := refusal(facts, wish, store):
                 raise ArchiveError(problem)
-            store.clear()
+            store.clear(owner(settings, node))
             current = facts.leads or catch_up(places, settings, node, min(deadline.left, CATCH_UP))
             with _beside(places) as beside:
                 return _Taking(settings, node, places, store, wish, on_progress, deadline, facts, current, beside).run()
@@ -162,29 +167,27 @@ class _Taking:
     read: int = 0
 
     def run(self) -> Taken:
-        began, name = self._name()
-        partial = name + PARTIAL
+        began = datetime.datetime.now(datetime.UTC)
+        partial = f"{self._free(began)}.{owner(self.settings, self.node)}{PARTIAL}"
         manifest = self._base_manifest() if self.wish.incremental else None
         with log_kept(self.places), self.store.receive(partial, self.facts.size) as output:
             about = self._stream(output, manifest, began)
         try:
             self._read_back(partial)
+            name = self._free(began)  # once more: another node may have finished one that it began in the same second
             self.store.rename(partial, name)
         except BaseException:
             self.store.remove(partial)
             raise
-        self._retire()
-        return Taken(name, self.store.size(name), self.read, self.current, about)
+        retention = retire(self.store, self.settings.cluster, self.settings.backup.keep)
+        return Taken(name, self.store.size(name), self.read, self.current, retention, about)
 
-    def _name(self) -> tuple[datetime.datetime, str]:
-        """Now, and the name of an archive begun now, which no other has."""
+    def _free(self, began: datetime.datetime) -> str:
+        """The name of an archive begun then, or in the next second that is free."""
         taken = {stored.name.partition(".")[0] for stored in self.store.archives()}
-        while True:
-            now = datetime.datetime.now(datetime.UTC)
-            stem = f"chef-backup-{now:%Y-%m-%d-%H-%M-%S}"
-            if stem not in taken:
-                return now, stem + ENDINGS[self.wish.compression]
-            time.sleep(0.1)
+        while (stem := f"chef-backup-{began:%Y-%m-%d-%H-%M-%S}") in taken:
+            began += datetime.timedelta(seconds=1)
+        return stem + ENDINGS[self.wish.compression]
 
     def _progress(self, phase: str, done: int, total: int) -> None:
         self.deadline.check()
@@ -337,19 +340,6 @@ class _Taking:
         self.deadline.check()
         if problem:
             raise ArchiveError(f"the backup does not verify: {problem}; it was removed")
-
-    def _retire(self) -> None:
-        """Delete the archives that are not to be kept any more, and the log that only they needed."""
-        if not (keep := self.settings.backup.keep):
-            return
-        names = [stored.name for stored in self.store.archives()]
-        wanted = needed_by(self.store, names[-keep:])
-        for name in names:
-            if name not in wanted:
-                self.store.remove(name)
-        with self.store.read(min(wanted)) as stream:
-            oldest = read_about(stream)
-        wal.retire(self.store, oldest.system_identifier, parse_lsn(oldest.start_lsn))
 
 
 def _in_a_line(said: str) -> str:

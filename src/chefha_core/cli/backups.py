@@ -66,7 +66,12 @@ def _backup(wanted: argparse.Namespace) -> None:
         done = backup.backup(settings, name, *how, line)
     finally:
         line.end()
-    show(done, f"{done['archive']} ({size(done['bytes'])}), verified, in {done['seconds']:g} s", wanted.json)
+    text = f"{done['archive']} ({size(done['bytes'])}), verified, in {done['seconds']:g} s"
+    if not done["leader_asked"]:
+        text += "\nno leader could be asked: what it acknowledged last may not have reached this node, and be missing"
+    if done["retention"]:
+        text += f"\n{done['retention']}"
+    show(done, text, wanted.json)
 
 
 class Progress:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from chefha_core.backup.archive import read_about
 from chefha_core.backup.compression import ENDINGS
 from chefha_core.backup.errors import ArchiveError
 from chefha_core.backup.source import ask
@@ -51,7 +52,7 @@ def backup(
             compression or settings.backup.compression,
             timeout,
             max_rate * 1000,
-            _base(store, incremental) if incremental else "",
+            _base(settings, store, incremental) if incremental else "",
             force,
         )
         done = take(settings, name, places or Places.of(settings), store, wish, on_progress)
@@ -67,6 +68,7 @@ def backup(
         "timeline": done.about.timeline,
         "verified": True,
         "leader_asked": done.current,
+        "retention": done.retention or None,
     }
 
 
@@ -78,12 +80,15 @@ def leads(settings: Settings, places: Places | None = None) -> bool:
         raise VerbError(f"backup: {error}") from None
 
 
-def _base(store: Store, wanted: str) -> str:
+def _base(settings: Settings, store: Store, wanted: str) -> str:
     names = [stored.name for stored in store.archives()]
-    if not names:
-        raise ArchiveError(f"there is no archive in {store.where()} to build upon; take a full backup first")
     if wanted == NEWEST:
-        return names[-1]
+        for name in reversed(names):
+            with store.read(name) as stream:
+                if read_about(stream).cluster == settings.cluster:
+                    return name
+    if wanted == NEWEST or not names:
+        raise ArchiveError(f"there is no archive in {store.where()} to build upon; take a full backup first")
     if Path(wanted).name not in names:
         raise ArchiveError(f"there is no archive {Path(wanted).name} in {store.where()}; there are {', '.join(names)}")
     return Path(wanted).name

@@ -1,0 +1,43 @@
+"""Which archives stay: the newest ones of a cluster, with all that they need, and everything of other clusters."""
+
+from __future__ import annotations
+
+from chefha_core.backup import wal
+from chefha_core.backup.archive import About, read_about
+from chefha_core.backup.chain import chain
+from chefha_core.backup.errors import ArchiveError
+from chefha_core.backup.stores import Store
+from chefha_core.model import parse_lsn
+
+
+def retire(store: Store, cluster: str, keep: int) -> str:
+    """Delete the cluster's archives but the newest ``keep`` (0: none), and the log that only they needed.
+
+    Why that could not be done, "" if it was. One that cannot be read may be what another one builds upon: then nothing
+    is deleted.
+    """
+    if not keep:
+        return ""
+    try:
+        found = _all(store)
+        own = [name for name, about in found.items() if about.cluster == cluster]
+        kept = {name for newest in own[-keep:] for name in chain(store, newest)}
+        for name in sorted(set(own) - kept):
+            store.remove(name)
+        oldest = found[min(kept)]
+        wal.retire(store, oldest.system_identifier, parse_lsn(oldest.start_lsn))
+    except ArchiveError as error:
+        return f"older archives stay as long as this lasts: {error}"
+    return ""
+
+
+def _all(store: Store) -> dict[str, About]:
+    """Every archive with what it says of itself, oldest first."""
+    found = {}
+    for stored in store.archives():
+        with store.read(stored.name) as stream:
+            try:
+                found[stored.name] = read_about(stream)
+            except ArchiveError as error:
+                raise ArchiveError(f"{store.where(stored.name)}: {error}; move it away if it is of no use") from None
+    return found
