@@ -22,6 +22,9 @@ from salt.exceptions import CommandExecutionError
 
 __version__ = "0.1.0"
 FILES = "salt://chefha/minion/files"
+LEADERL = "chefha-leaderl.service"
+#: a mark for each unit whose files changed since it was started; stays where a run fails before the restart
+DUE = Path("/run/chefha/restart-due")
 #: says what is so anyway: Salt cannot take up a beacon without any setting while it runs
 BEACON = [{"disable_during_state_run": False}]
 
@@ -72,6 +75,7 @@ def library(name):
         change = {"chefha library": {"old": _installed_version() or "not installed", "new": wheel}}
         if __opts__["test"]:
             return {**ret, "result": None, "changes": change, "comment": f"{wheel} would be installed"}
+        _restart_is_due([LEADERL])
         _install(path)
     except CommandExecutionError as error:
         return {**ret, "result": False, "comment": str(error)}
@@ -80,7 +84,7 @@ def library(name):
 
 def settings(name):
     """The checked pillar stands in /etc/chefha/settings.json, for leaderl, the beacon and the verbs."""
-    return _lay_out(name, "settings")
+    return _lay_out(name, "settings", reads_it=LEADERL)
 
 
 def minion(name):
@@ -202,11 +206,10 @@ def mod_watch(name, sfun=None, **kwargs):
         return _front_end(name, "reconfigure", timeout=kwargs.get("timeout", 1800), anyway=True)
     if sfun != "leaderl":
         return {**ret, "comment": f"chefha.{sfun} has nothing to restart"}
-    unit = "chefha-leaderl.service"
-    change = {unit: "restarted"}
+    change = {LEADERL: "restarted"}
     if __opts__["test"]:
-        return {**ret, "result": None, "changes": change, "comment": f"{unit} would be restarted"}
-    return {**ret, "result": __salt__["service.restart"](unit), "changes": change, "comment": f"{unit} restarted"}
+        return {**ret, "result": None, "changes": change, "comment": f"{LEADERL} would be restarted"}
+    return {**ret, "result": __salt__["service.restart"](LEADERL), "changes": change, "comment": f"{LEADERL} restarted"}
 
 
 def beacon(name):
@@ -247,13 +250,17 @@ def etcd_access(name):
     return {**ret, "result": None if test else True, "changes": {"etcd": changes}, "comment": comment}
 
 
-def _lay_out(name, state, **facts):
-    """The wishes of one layout, from the library, carried out in order; the first failure ends it."""
+def _lay_out(name, state, reads_it="", **facts):
+    """
+    The wishes of one layout, from the library, carried out in order; the first failure ends it. ``reads_it``: a unit
+    of another layout that reads these files when it starts.
+    """
     ret = {"name": name, "result": True, "changes": {}, "comment": "as wanted"}
     try:
         wishes = _core("layout.catalogue").layout(state, __pillar__.get("chefha"), __opts__["id"], **facts)
     except (ValueError, CommandExecutionError) as error:
         return {**ret, "result": False, "comment": str(error)}
+    units = [unit for unit in (reads_it, *(wish.restart for wish in wishes)) if unit]
     for wish in wishes:
         if wish.after_change and not ret["changes"]:
             continue
@@ -263,6 +270,8 @@ def _lay_out(name, state, **facts):
             return {**ret, "result": False, "comment": f"{wish.state} {target}: {one['comment']}"}
         if one["result"] is None or one["changes"]:
             ret["changes"][target] = one["changes"] or one["comment"]
+            if not (__opts__["test"] or wish.restart):
+                _restart_is_due(units)
         if one["result"] is None:
             ret["result"] = None
     if ret["changes"]:
@@ -279,18 +288,35 @@ def _carry_out(wish, changed):
         return {"result": True, "changes": {}, "comment": "not running"}  # where there is no unit, test mode says None
     was_running = bool(unit) and __salt__["service.status"](unit)
     one = __states__[wish.state](**wish.arguments)
-    if not (was_running and changed) or one["result"] is False:
+    if not unit or one["result"] is False:
         return one
-    if __opts__["test"]:
-        return {**one, "result": None, "changes": {unit: "would be restarted"}}
-    if wish.in_turn:
+    if was_running and (changed or (DUE / unit).exists()):
+        if __opts__["test"]:
+            return {**one, "result": None, "changes": {unit: "would be restarted"}}
         try:
-            return {**one, "changes": {unit: __salt__["chefha.restart_in_turn"](unit)}}
+            one = {**one, "changes": {unit: _restarted(unit, wish.in_turn)}}
         except CommandExecutionError as error:
             return {**one, "result": False, "comment": str(error)}
+    if not __opts__["test"]:
+        (DUE / unit).unlink(missing_ok=True)
+    return one
+
+
+def _restarted(unit, in_turn):
+    if in_turn:
+        return __salt__["chefha.restart_in_turn"](unit)
     if not __salt__["service.restart"](unit):
-        return {**one, "result": False, "comment": f"{unit} could not be restarted"}
-    return {**one, "changes": {unit: "restarted"}}
+        raise CommandExecutionError(f"{unit} could not be restarted")
+    return "restarted"
+
+
+def _restart_is_due(units):
+    """Remember on the disk until it is done that these, if they run, do so with files of before."""
+    for unit in units:
+        if __salt__["service.status"](unit):
+            DUE.mkdir(parents=True, exist_ok=True)
+            DUE.parent.chmod(0o755)  # of leaderl, whose users must get in
+            (DUE / unit).touch()
 
 
 def _core(part):

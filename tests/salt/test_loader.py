@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from tests.salt.playground import REPOSITORY, pillar
 
 import chefha_core
 from chefha_core.layout.catalogue import LAYOUTS
-from chefha_core.layout.wish import running
+from chefha_core.layout.wish import running, text_file
 
 LOADERS = (
     "_modules/chefha.py",
@@ -152,7 +153,7 @@ def test_the_beacon_never_raises_and_accepts_an_empty_setting(opts: dict[str, An
     assert beacons["chefha_leader.beacon"]([]) == []
 
 
-def test_a_running_service_restarts_in_turn_where_its_layout_says_so() -> None:
+def test_a_running_service_restarts_in_turn_where_its_layout_says_so(tmp_path: Path) -> None:
     """Only where something changed while it was running; what stands in the way fails the state with its words."""
     states = plain("_states/chefha.py")
     asked: list[str] = []
@@ -164,6 +165,7 @@ def test_a_running_service_restarts_in_turn_where_its_layout_says_so() -> None:
         return "restarted in turn"
 
     fine = {"result": True, "changes": {}, "comment": ""}
+    states.DUE = tmp_path / "due"
     states.__opts__ = {"test": False}
     states.__salt__ = {"service.status": lambda unit: True, "chefha.restart_in_turn": restart}
     states.__states__ = {"service.running": lambda **arguments: fine}
@@ -174,6 +176,40 @@ def test_a_running_service_restarts_in_turn_where_its_layout_says_so() -> None:
     states.__opts__ = {"test": True}
     assert states._carry_out(wish, True)["result"] is None
     assert asked == ["x.service"] * 2
+
+
+def test_a_restart_that_is_due_is_made_up_for_by_the_next_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file was changed, and the run ended before its service had read it, or that could not be restarted."""
+    states = plain("_states/chefha.py")
+    file, layouts = tmp_path / "file", {"a": [text_file(str(tmp_path / "file"), "new")], "b": [running("x.service")]}
+    layouts["c"] = [*layouts["a"], *layouts["b"]]
+    restarts = iter([False, True, True])
+    runs = [False]
+
+    def written(**arguments: Any) -> dict[str, Any]:
+        changes = {} if file.exists() else {"diff": "new"}
+        if not states.__opts__["test"]:
+            file.touch()
+        return {"result": None if changes and states.__opts__["test"] else True, "changes": changes, "comment": ""}
+
+    fine = {"result": True, "changes": {}, "comment": ""}
+    core = SimpleNamespace(layout=lambda state, *about: layouts[state])
+    monkeypatch.setattr(states, "_core", lambda part: core)
+    states.DUE, states.__pillar__, states.__opts__ = tmp_path / "run/due", {}, {"test": False, "id": "be1"}
+    states.__salt__ = {"service.status": lambda unit: runs[0], "service.restart": lambda unit: next(restarts)}
+    states.__states__ = {"file.managed": written, "service.running": lambda **arguments: fine}
+    assert states._lay_out("c", "c")["changes"] and not states.DUE.exists(), "it was started with the new file"
+    file.unlink()
+    runs[0] = True
+    assert states._lay_out("c", "c")["comment"] == "service.running x.service: x.service could not be restarted"
+    states.__opts__["test"] = True
+    assert states._lay_out("c", "c")["changes"] == {"x.service": {"x.service": "would be restarted"}}
+    states.__opts__["test"] = False
+    assert states._lay_out("c", "c")["changes"] == {"x.service": {"x.service": "restarted"}}
+    assert states._lay_out("c", "c")["changes"] == {}
+    file.unlink()
+    assert states._lay_out("a", "a", reads_it="x.service")["changes"]
+    assert states._lay_out("b", "b")["changes"] == {"x.service": {"x.service": "restarted"}}
 
 
 def test_etcd_access_tells_what_it_would_change(monkeypatch: pytest.MonkeyPatch) -> None:

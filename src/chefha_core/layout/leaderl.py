@@ -41,8 +41,8 @@ WantedBy=multi-user.target
 
 
 def leaderl(settings: Settings, name: str) -> list[Wish]:
-    """leaderl, running and enabled."""
-    return [unit_file(UNIT, unit_text(name)), running(UNIT), *command(settings)]
+    """leaderl, running and enabled. Last: Salt lets what it watches restart it only where nothing else changed here."""
+    return [*command(settings), unit_file(UNIT, unit_text(name)), running(UNIT)]
 
 
 def ctl_text(python: str = sys.executable) -> str:
