@@ -16,6 +16,7 @@ from chefha_core.model import PgState
 from chefha_core.parts import postmaster
 from chefha_core.parts.postgres import PostgresError
 from chefha_core.parts.postgres_roles import MONITORS
+from chefha_core.verbs import pending_restart
 
 pytestmark = pytest.mark.skipif(bool(usable()), reason=usable() or "-")
 
@@ -171,6 +172,18 @@ def test_monitors_cannot_use_up_the_places(made: Cluster) -> None:
             taken.enter_context(contextlib.closing(login(node, "chefha_monitor", "t" * 32)))
         with pytest.raises(psycopg2.OperationalError, match="too many connections"):
             login(node, "chefha_monitor", "t" * 32)
+
+
+def test_settings_that_count_only_after_a_restart_are_told(made: Cluster) -> None:
+    node = made.first()
+    assert pending_restart.problem(node.places, time.monotonic() + 5) == ""
+    for setting in ("shared_buffers = '20MB'", "work_mem = '5MB'"):
+        node.sql(f"alter system set {setting}")
+    node.sql("select pg_reload_conf()")
+    until = time.monotonic() + 10
+    while "its former shared_buffers until" not in (said := pending_restart.problem(node.places, until)):
+        assert time.monotonic() < until, said
+        time.sleep(0.1)
 
 
 def test_slots(made: Cluster) -> None:

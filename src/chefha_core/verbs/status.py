@@ -19,6 +19,7 @@ from chefha_core.parts.postgres_tools import Places, PostgresError
 from chefha_core.parts.search import SearchHealth
 from chefha_core.search_engine import UNIT as SEARCH_UNIT
 from chefha_core.settings import Settings
+from chefha_core.verbs import pending_restart
 from chefha_core.verbs.cluster_status import ask, columns, gather, report, search_health
 from chefha_core.verbs.reach import VerbError, etcd_client, leaderl_status
 
@@ -50,18 +51,22 @@ def status(
         return {"services": rows, "disks": {}, "problems": {}}
     if name not in settings.members:
         return {"services": rows, "disks": rooms(FRONT_END_FOLDERS, deadline), "problems": {}}
-    return {"services": rows, "disks": disks(settings, deadline), "problems": problems(settings, deadline)}
+    told = problems(settings, deadline) if rows["postgresql"]["state"] == "running" else {}
+    return {"services": rows, "disks": disks(settings, deadline), "problems": told}
 
 
 def problems(settings: Settings, deadline: float) -> dict[str, str]:
-    """What is not well though every service runs, by its name: a log that is not archived."""
-    if not settings.backup.wal_archive:
-        return {}
-    try:
-        said = wal.problem(Places.of(settings), time.monotonic() + deadline)
-    except PostgresError as error:
-        said = f"PostgreSQL does not say whether its log is archived: {error}"
-    return {"wal_archive": said} if said else {}
+    """What is not well though PostgreSQL runs, by its name: a log that is not archived, settings that do not count."""
+    looks = {"settings": pending_restart.problem}
+    if settings.backup.wal_archive:
+        looks["wal_archive"] = wal.problem
+    places, until, found = Places.of(settings), time.monotonic() + deadline, {}
+    for about, look in looks.items():
+        try:
+            found[about] = look(places, until)
+        except PostgresError as error:
+            found[about] = f"PostgreSQL does not say: {error}"
+    return {about: said for about, said in found.items() if said}
 
 
 def units_of(settings: Settings, name: str) -> dict[str, str]:
