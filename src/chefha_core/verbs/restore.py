@@ -77,7 +77,7 @@ def restore(
         )
         with Staging(where, staging_dir, view) as staging:
             staging.check_room(about)
-            agree(f"All data of the cluster {settings.cluster} is replaced by {source.label}, taken at {about.time}.")
+            agree(_question(settings, view, source.label, about))
             steps.done("looked at what could stand in the way")
             request = _make_ready(settings, name, view, source, about, moment, staging, steps, timeout)
             try:
@@ -135,6 +135,13 @@ def _make_ready(
     system_id = staging.make_ready(settings, timeline, target, until, lambda: steps.going_on("replaying"))
     steps.done("log replayed, data promoted and stopped, beside the present data")
     return Restoration(name, view.leader.epoch, system_id, timeline, source.label)
+
+
+def _question(settings: Settings, view: EtcdView, label: str, about: About) -> str:
+    """What a person has to agree to."""
+    away = ", ".join(name for name in settings.members if name not in view.members)
+    text = f"All data of the cluster {settings.cluster} is replaced by {label}, taken at {about.time}."
+    return f"{text} {away} does not report, and is to clone it when it is back." if away else text
 
 
 def _look(client: EtcdClient) -> EtcdView:
