@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
 
-.PHONY: help venv lint test test-fast lab lab-down bench bench-peer bench-backup docs matrix clean
+.PHONY: help venv lint test test-fast lab lab-down bench bench-peer bench-backup bench-highstate docs matrix clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ bench-peer: venv  ## the same beside Patroni with vip-manager, 3 times each: hal
 
 bench-backup: venv  ## backup of 5 GB beside pg_basebackup, in turn, 3 times each, on this machine
 	$(PY) -m bench.backup
+
+bench-highstate: venv  ## the highstate of empty machines, and the second one: 3 labs from nothing, a quarter of an hour
+	$(PY) -m bench.highstate
 
 clean:  ## remove what make made here
 	rm -rf $(VENV) build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
