@@ -1,4 +1,4 @@
-"""python -m bench.highstate: from empty machines to a whole cluster in one highstate, and how long the second one takes.
+"""python -m bench.highstate: from empty machines to a whole cluster in one highstate, and what the second one takes.
 
 A lab from nothing each time (its image stays), so a lab that is up is lost. PostgreSQL counts as ready when the leader
 has the VIP and both followers stream, from the last package on the last member on.
