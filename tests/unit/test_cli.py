@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from chefha_core import cli
 from chefha_core.cli import GROUPS, all_parsers, completion
@@ -26,8 +27,6 @@ SETTINGS = from_pillar(
         "tls": {"enabled": False},
     }
 )
-#: print a text for somebody else, whose form is what it is for
-PRINTERS = {"gen-server-config", "gen-sample-backend-config", "gen-secrets"}
 
 
 def test_every_verb_is_in_its_group() -> None:
@@ -35,9 +34,46 @@ def test_every_verb_is_in_its_group() -> None:
     assert set(all_parsers()) == {verb for verbs in GROUPS.values() for verb in verbs}
 
 
-def test_every_verb_that_answers_has_json() -> None:
-    without = {name for name, parser in all_parsers().items() if "--json" not in parser.format_help()}
-    assert without == PRINTERS
+def test_every_verb_has_json() -> None:
+    assert not {name for name, parser in all_parsers().items() if "--json" not in parser.format_help()}
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What a verb prints that is carried out."""
+    assert cli.main(words) == 0
+    return capsys.readouterr().out
+
+
+def test_the_sample_is_data_too(capsys: pytest.CaptureFixture[str]) -> None:
+    verb = "gen-sample-backend-config"
+    assert json.loads(printed(capsys, verb, "--json")) == yaml.safe_load(printed(capsys, verb))
+    old = json.loads(printed(capsys, verb, "--format", "chef-backend.rb", "--json"))
+    assert old == {"chef_backend_rb": printed(capsys, verb, "--format", "chef-backend.rb")}
+
+
+def test_fresh_secrets_are_data_too(capsys: pytest.CaptureFixture[str]) -> None:
+    members = [f"{name}={address}" for name, address in MEMBERS.items()]
+    made = json.loads(printed(capsys, "gen-secrets", *members, "--vip", "192.0.2.100", "--json"))
+    assert from_pillar(made["chefha"]).members == MEMBERS
+
+
+def test_the_configuration_of_a_front_end_is_data_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("chefha_core.cli.samples.load", lambda: SETTINGS)
+    verb, file = ["gen-server-config", "chef.example.com"], tmp_path / "chef-server.rb"
+    text = json.loads(printed(capsys, *verb, "--json"))["chef_server_rb"]
+    assert text == printed(capsys, *verb)
+    assert json.loads(printed(capsys, *verb, "-f", str(file), "--json")) == {"file": str(file)}
+    assert file.read_text() == text
+
+
+def test_where_the_secrets_are_is_data_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("chefha_core.cli.looking.load", lambda: SETTINGS)
+    file = str(tmp_path / "secrets")
+    assert json.loads(printed(capsys, "show-config", "--secrets", file, "--json")) == {"file": file}
 
 
 def test_a_refusal_is_json_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
