@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import io
 import json
 import shutil
 import subprocess
@@ -13,6 +16,7 @@ import yaml
 
 from chefha_core import cli
 from chefha_core.cli import GROUPS, all_parsers, completion
+from chefha_core.cli.terms import confirm
 from chefha_core.settings import SECRETS_OF, from_pillar
 from chefha_core.verbs import switches
 from chefha_core.verbs.reach import VerbError
@@ -88,6 +92,29 @@ def test_a_refusal_is_json_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert printed.err == "chef-backend-ctl: set-cluster-failover: no\n"
     assert cli.main(["set-cluster-failover", "on"]) == 1
     assert capsys.readouterr().out == ""
+
+
+class Terminal(io.StringIO):
+    """Somebody who types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("typed", "agreed"), [("y\n", True), ("Yes\n", True), ("\n", False), ("no\n", False), ("", False)]
+)
+def test_whoever_asks_back_leaves_stdout_to_the_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str, agreed: bool
+) -> None:
+    """Typing nothing at all is Ctrl-D."""
+    monkeypatch.setattr("sys.stdin", Terminal(typed))
+    wanted = argparse.Namespace(verb="cleanse", yes=False)
+    with contextlib.nullcontext() if agreed else pytest.raises(VerbError, match="cleanse: not confirmed, so nothing"):
+        confirm(wanted, "the data go")
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == "the data go\nGo on? [y/N] " + ("" if typed else "\n")
 
 
 @pytest.fixture(scope="module")
