@@ -7,7 +7,6 @@ killed leaves nothing half done: leaderl ignores a request for an epoch that is 
 from __future__ import annotations
 
 import datetime
-import json
 import time
 from typing import Any
 
@@ -165,7 +164,7 @@ def _watch(client: EtcdClient, before: EtcdView, to: str, progress: _Progress, t
         time.sleep(LOOK)
         try:
             snapshot, view = _look(client)
-        except EtcdError:
+        except (EtcdError, codec.DamagedKey):
             continue  # the cluster may be busy with exactly this; the deadline ends it
         leader = view.leader
         if leader is None or leader.state is LeaderState.RELEASING:
@@ -194,8 +193,7 @@ def _as_asked(view: EtcdView, new: LeaderKey, old: LeaderKey, to: str, progress:
 
 def _refused_by_leader(snapshot: Snapshot, view: EtcdView, epoch: int, to: str) -> None:
     """VerbError if the leader wrote down why it gave the hand-over up."""
-    kv = snapshot.kvs.get("intent_result")
-    result = json.loads(kv.value) if kv else {}
+    result = codec.told(snapshot.kvs, "intent_result")
     if result.get("epoch") == epoch and result.get("outcome") == "refused" and view.leader:
         asked = f"promote {to}" if to else "demote"
         raise VerbError(f"{asked}: {result.get('reason', 'no reason given')}; {view.leader.name} goes on leading")
@@ -206,6 +204,8 @@ def _who_leads(client: EtcdClient) -> str:
         leader = _look(client)[1].leader
     except EtcdError as error:
         return f"etcd does not answer ({error})"
+    except codec.DamagedKey as error:
+        return str(error)
     return f"{leader.name} is {leader.state}" if leader else "there is no leader now; see why with cluster-status"
 
 

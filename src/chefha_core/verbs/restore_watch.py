@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from chefha_core import codec
@@ -61,7 +60,7 @@ def await_restored(
                 }
             continue
         if reached == 0:
-            _refused(snapshot.kvs.get("restore_result"), view, request)
+            _refused(codec.told(snapshot.kvs, "restore_result"), view, request)
         going_on(f"waiting: {missing}")
         time.sleep(LOOK)
     raise VerbError(_late(reached, missing))
@@ -91,9 +90,8 @@ def _missing(view: EtcdView, settings: Settings, request: Restoration, places: P
     return f"{kept} is there yet"
 
 
-def _refused(result: Any, view: EtcdView, request: Restoration) -> None:
+def _refused(said: Mapping[str, Any], view: EtcdView, request: Restoration) -> None:
     """NotRestored if leaderl wrote down why it does not restore, or if nobody will."""
-    said = json.loads(result.value) if result else {}
     if said.get("system_id") == request.system_id and said.get("outcome") == "refused":
         raise NotRestored(f"restore: {said.get('reason')}; the old data is served on")
     leader = view.leader
