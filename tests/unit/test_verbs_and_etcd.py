@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from typing import Any
+from unittest import mock
 
 import pytest
 from tests.unit.plan_builder import KEY
 
 from chefha_core import codec
+from chefha_core.backup.errors import ArchiveError
 from chefha_core.model import ClusterConfig, EtcdView, LeaderState, MemberReport, PgState, Position, Restoration
 from chefha_core.parts.etcd import KeyValue, Snapshot, TxnResult
 from chefha_core.settings import Secrets, Settings
-from chefha_core.verbs import handover, restore_watch, switches
+from chefha_core.verbs import handover, restore, restore_watch, switches
 from chefha_core.verbs.reach import VerbError
 
 SETTINGS = Settings(
@@ -47,7 +50,7 @@ class Played:
 def etcd(monkeypatch: pytest.MonkeyPatch) -> Played:
     """Of a cluster that a leads."""
     played = Played(leader=codec.dump(KEY), config=codec.dump(ClusterConfig("7")))
-    for verb in (handover, switches):
+    for verb in (handover, restore, switches):
         monkeypatch.setattr(verb, "etcd_client", lambda *how: played)
     return played
 
@@ -98,14 +101,40 @@ def test_f51_a_hand_over_that_fails_says_of_what_verb_and_what_to_do(
     monkeypatch.setattr(handover, "SILENCE", 0.1)
     etcd.keys["members/b"] = follower("b")
     etcd.then, words = ENDS[end]
+    told: list[dict[str, Any]] = []
     with pytest.raises(VerbError) as error:
-        handover.promote(SETTINGS, "a", "b", 0.5)
+        handover.promote(SETTINGS, "a", "b", 0.5, told.append)
     assert str(error.value).startswith(f"promote b: {words}")
     assert str(error.value).endswith("then try again")
     assert etcd.changed == 2, "asked, and withdrawn"
+    assert [row["step"] for row in told] == list(handover.STEPS)
+    assert re.fullmatch("(done,)+failed(,not reached)*", ",".join(row["outcome"] for row in told))
 
 
 def test_f51_two_that_ask_at_the_same_moment(etcd: Played) -> None:
     etcd.keys["members/b"], etcd.succeeds = follower("b"), False
     with pytest.raises(VerbError, match=r"^demote: somebody else asked for .* at the same moment; .* then try again$"):
         handover.demote(SETTINGS, "a", 0.5)
+
+
+@pytest.mark.parametrize(("refused", "outcomes"), [("the archive is foreign", []), ("", ["done", "failed"])])
+def test_a_restoration_that_fails_says_which_steps_are_not_reached(
+    etcd: Played, monkeypatch: pytest.MonkeyPatch, refused: str, outcomes: list[str]
+) -> None:
+    """And one that is refused has not begun."""
+
+    def broken(*how: Any) -> Restoration:
+        raise ArchiveError("it ends in the middle")
+
+    monkeypatch.setattr(restore.checks, "Source", mock.MagicMock())
+    monkeypatch.setattr(restore.checks, "refusal", lambda *how: refused)
+    for check in ("archive_refusal", "time_refusal"):
+        monkeypatch.setattr(restore.checks, check, lambda *how: "")
+    monkeypatch.setattr(restore, "Staging", mock.MagicMock(**{"return_value.__exit__.return_value": False}))
+    monkeypatch.setattr(restore, "_make_ready", broken)
+    told: list[dict[str, Any]] = []
+    with pytest.raises(VerbError, match=refused or "it ends in the middle; nothing was changed"):
+        restore.restore(SETTINGS, "a", "archive", on_step=told.append)
+    missing = ["not reached"] * (len(restore.STEPS) - 2) if outcomes else []
+    assert [row["outcome"] for row in told] == outcomes + missing
+    assert [row["step"] for row in told] == list(restore.STEPS)[: len(told)]

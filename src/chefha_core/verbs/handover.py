@@ -16,7 +16,7 @@ from chefha_core.parts.etcd import Compare, Delete, EtcdClient, EtcdError, Put, 
 from chefha_core.plan.handover import why_not_eligible
 from chefha_core.settings import Settings
 from chefha_core.verbs.reach import VerbError, etcd_client
-from chefha_core.verbs.steps import OnStep, StepLog, nobody_looks
+from chefha_core.verbs.steps import OnStep, Steps, nobody_looks
 
 #: seconds between two looks at etcd while a hand-over is under way
 LOOK = 0.05
@@ -86,7 +86,7 @@ def _general_refusal(view: EtcdView, asked: str) -> str:
     return ""
 
 
-class _Progress(StepLog):
+class _Progress(Steps):
     """Steps as they are seen to happen."""
 
     def reached(self, step: str) -> None:
@@ -94,16 +94,11 @@ class _Progress(StepLog):
         for passed in STEPS[len(self.rows) : STEPS.index(step) + 1]:
             self.done(passed)
 
-    def failed(self) -> None:
-        """The next step failed, the others were not reached."""
-        for number, step in enumerate(STEPS[len(self.rows) :]):
-            self.done(step, "not reached" if number else "failed")
-
 
 def _hand_over(settings: Settings, name: str, to: str, timeout: float, on_step: OnStep) -> dict[str, Any]:
     asked = f"promote {to}" if to else "demote"
     client = etcd_client(settings, name, settings.request_timeout)
-    progress, asked_for = _Progress(on_step), False
+    progress, asked_for = _Progress(STEPS, on_step), False
     try:
         view = _look(client)[1]
         refusal = promotion_refusal(settings, view, to) if to else demotion_refusal(settings, view, name)
@@ -113,9 +108,9 @@ def _hand_over(settings: Settings, name: str, to: str, timeout: float, on_step: 
         revision = _ask(client, view, asked, to, name)
         progress.reached(STEPS[0])
         try:
-            after = _watch(client, view, asked, to, progress, timeout)
+            with progress.rest():
+                after = _watch(client, view, asked, to, progress, timeout)
         except VerbError:
-            progress.failed()
             _withdraw(client, revision)
             raise
         return _outcome(view, after, progress)

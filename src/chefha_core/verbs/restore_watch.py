@@ -19,6 +19,7 @@ PUBLISHED = "the restored data is the cluster's"
 SERVES = "the leader serves it"
 FOLLOWED = "the others have cloned it and follow"
 REMOVED = "the previous data is removed"
+STEPS = (PUBLISHED, SERVES, FOLLOWED, REMOVED)
 
 
 class NotRestored(VerbError):
@@ -32,12 +33,11 @@ def await_restored(
     until: float,
     places: Places,
     done: Callable[[str], None],
-    going_on: Callable[[str], None],
+    going_on: Callable[[str, str], None],
 ) -> dict[str, Any]:
     """Until the cluster is whole with the restored data; VerbError if it is refused, or not whole ``until`` then."""
     reached = 0
     missing = "etcd did not answer"
-    steps = (PUBLISHED, SERVES, FOLLOWED, REMOVED)
     while time.monotonic() < until:
         try:
             snapshot = client.range()
@@ -47,9 +47,9 @@ def await_restored(
             continue
         missing = _missing(view, settings, request, places, reached)
         if not missing:
-            done(steps[reached])
+            done(STEPS[reached])
             reached += 1
-            if reached == len(steps):
+            if reached == len(STEPS):
                 assert view.leader is not None
                 away = sorted(set(settings.members) - set(view.members))
                 return {
@@ -61,7 +61,7 @@ def await_restored(
             continue
         if reached == 0:
             _refused(codec.told(snapshot.kvs, "restore_result"), view, request)
-        going_on(f"waiting: {missing}")
+        going_on(f"waiting: {missing}", "")
         time.sleep(LOOK)
     raise VerbError(_late(reached, missing))
 
