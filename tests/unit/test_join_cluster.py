@@ -34,9 +34,9 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peer: int) -> Places
     """A bare machine, be3, whose pillar names three members; its states cannot be applied."""
     shown = {"members": MEMBERS, "leaderl": {"http_port": peer}}
     answers = {"chefha.validate_pillar": shown, "grains.get": "be3"}
-    monkeypatch.setattr(joining.salt_call, "salt_call", lambda function, *words: answers[function])
+    monkeypatch.setattr(joining.salt_call, "salt_call", lambda function, *words, **how: answers[function])
     monkeypatch.setattr(joining, "leaderl_status", lambda: {"role": "follower"})
-    monkeypatch.setattr(joining.salt_call, "apply", lambda: pytest.fail("it was not refused"))
+    monkeypatch.setattr(joining.salt_call, "apply", lambda **how: pytest.fail("it was not refused"))
     return Places(tmp_path / "settings.json", tmp_path / "node.json")
 
 
@@ -145,13 +145,24 @@ def test_a_relative_path_of_secrets_does_not_crash_join_cluster(
     secrets_file(tmp_path)
     monkeypatch.chdir(tmp_path)
     applied: list[int] = []
-    monkeypatch.setattr(joining.salt_call, "apply", lambda: applied.append(1))
+    monkeypatch.setattr(joining.salt_call, "apply", lambda **how: applied.append(1))
     monkeypatch.setattr(joining, "wait_until_well", lambda problem, timeout: 0.1)
     monkeypatch.setattr(joining, "_node", lambda wish, places: (from_pillar(pillar()), "be3"))
     done = join_cluster(Wish("be1", secrets_file="secrets", vip_interface="lo"), places=places)
     assert (done["node"], done["role"], applied) == ("be3", "follower", [1])
     assert node_file.read(places.node_file) == {**SECRETS, "vip_interface": "lo"}
     assert places.node_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_time_that_is_left_is_for_the_states_and_the_wait(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    monkeypatch.setattr(joining.salt_call, "apply", lambda timeout: given.append(timeout))
+    monkeypatch.setattr(joining, "member_problem", lambda: "this node is waiting_for_leader: base backup")
+    told: list[dict[str, Any]] = []
+    with pytest.raises(VerbError, match=r"^join-cluster be1: after 1 s: .* base backup; it goes on by itself"):
+        join_cluster(Wish("be1", timeout=0.5), told.append, places)
+    assert given == [1.0]
+    assert [row["outcome"] for row in told] == ["done", "done", "failed"]
 
 
 def pillar(**more: Any) -> dict[str, Any]:

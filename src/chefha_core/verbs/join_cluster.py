@@ -27,8 +27,8 @@ from chefha_core.verbs.reach import VerbError, leaderl_status, tls_files
 from chefha_core.verbs.steps import OnStep, Steps, nobody_looks
 
 STEPS = ("secrets and settings are here", "states applied", "this node follows")
-#: seconds until this node follows: a base backup takes its time
-FOLLOWS = 3600.0
+#: seconds that it may take (a base backup takes its time), and for one question to Salt
+TIMEOUT, ANSWERS = 5400.0, 120.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Wish:
     vip_interface: str = ""
     secrets_file: str = ""
     recovery: bool = False
+    timeout: float = TIMEOUT
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,15 @@ def join_cluster(wish: Wish, on_step: OnStep = nobody_looks, places: Places = Pl
     if refusal := why_not(wish, configured, places):
         raise VerbError(f"join-cluster {wish.peer}: {refusal}")
     if wish.recovery:
-        return rejoin.rejoin(*_node(wish, places), on_step)
+        return rejoin.rejoin(*_node(wish, places), on_step, wish.timeout)
     brought = _secrets(wish, places)
     steps = Steps(STEPS, on_step)
     with steps.step(STEPS[0]):
         _bring(wish, brought, places)
     with steps.step(STEPS[1]):
-        _apply_states(wish)
+        _apply_states(wish, steps.left(wish.timeout))
     with steps.step(STEPS[2]):
-        wait_until_well(member_problem, FOLLOWS)
+        _follow(wish, steps.left(wish.timeout))
     settings, name = _node(wish, places)
     role = leaderl_status().get("role", "")
     return {
@@ -179,8 +180,9 @@ def _bring(wish: Wish, brought: Mapping[str, Any], places: Places) -> None:
     try:
         if brings:
             node_file.write({**node_file.read(places.node_file), **brings}, places.node_file)
-        shown = salt_call.salt_call("chefha.validate_pillar")
-        name = str(salt_call.salt_call("grains.get", "id"))
+        patience = min(ANSWERS, wish.timeout)
+        shown = salt_call.salt_call("chefha.validate_pillar", timeout=patience)
+        name = str(salt_call.salt_call("grains.get", "id", timeout=patience))
         port = int(shown.get("leaderl", {}).get("http_port", 7331))
         if refusal := _about_the_peer(wish, shown["members"], name, port):
             raise VerbError(refusal)
@@ -192,11 +194,18 @@ def _bring(wish: Wish, brought: Mapping[str, Any], places: Places) -> None:
         raise VerbError(f"join-cluster {wish.peer}: {error}; nothing was changed") from None
 
 
-def _apply_states(wish: Wish) -> None:
+def _apply_states(wish: Wish, timeout: float) -> None:
     try:
-        salt_call.apply()
+        salt_call.apply(timeout=timeout)
     except SaltFailed as error:
         raise VerbError(f"join-cluster {wish.peer}: {error}") from None
+
+
+def _follow(wish: Wish, timeout: float) -> None:
+    try:
+        wait_until_well(member_problem, timeout)
+    except VerbError as error:
+        raise VerbError(f"join-cluster {wish.peer}: {error}; it goes on by itself, see cluster-status") from None
 
 
 def _about_the_peer(wish: Wish, members: Mapping[str, str], name: str, port: int) -> str:
