@@ -17,8 +17,9 @@ import yaml
 from chefha_core import cli
 from chefha_core.cli import GROUPS, all_parsers, completion
 from chefha_core.cli.terms import confirm
+from chefha_core.model import EtcdView
 from chefha_core.settings import SECRETS_OF, from_pillar
-from chefha_core.verbs import switches
+from chefha_core.verbs import cluster_status, switches
 from chefha_core.verbs.reach import VerbError
 
 MEMBERS = {"be1": "192.0.2.11", "be2": "192.0.2.12", "be3": "192.0.2.13"}
@@ -115,6 +116,22 @@ def test_whoever_asks_back_leaves_stdout_to_the_answer(
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == "the data go\nGo on? [y/N] " + ("" if typed else "\n")
+
+
+@pytest.mark.parametrize(("name", "code"), [("be1", 0), ("be3", 1)])
+def test_cluster_status_of_a_node_that_was_removed_answers_and_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, code: int
+) -> None:
+    view = EtcdView(9, removed=frozenset({"be3"}))
+    monkeypatch.setattr("chefha_core.cli.looking.node", lambda: (SETTINGS, name))
+    monkeypatch.setattr(cluster_status, "ask", lambda *how: cluster_status.Answers(view))
+    assert cli.main(["cluster-status", "--json"]) == code
+    said = capsys.readouterr()
+    assert json.loads(said.out)["removed"] == ["be3"]
+    assert ("in no cluster any more: be3 was removed from chefha; let it in again" in said.err) is bool(code)
+    assert said.err.count("\n") == code
+    assert cli.main(["cluster-status"]) == code
+    assert capsys.readouterr().out.startswith("Name  IP")
 
 
 @pytest.fixture(scope="module")

@@ -86,6 +86,18 @@ def test_secrets_that_are_there_already(places: Places, tmp_path: Path) -> None:
     assert "which are not overwritten" in refusal(places, secrets_file=secrets_file(tmp_path))
 
 
+@pytest.mark.parametrize("there", [{"vip_interface": "lo"}, {**SECRETS, "vip_interface": "lo"}, {"tls": {}}])
+def test_secrets_join_what_an_earlier_call_brought(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: dict[str, Any]
+) -> None:
+    node_file.write(there, places.node_file)
+    monkeypatch.setattr(joining, "_follow", lambda *how: None)
+    monkeypatch.setattr(joining.salt_call, "apply", lambda **how: None)
+    monkeypatch.setattr(joining, "_node", lambda wish, places: (from_pillar(pillar()), "be3"))
+    join_cluster(Wish("be1", secrets_file=secrets_file(tmp_path)), places=places)
+    assert node_file.read(places.node_file) == {**there, **SECRETS}
+
+
 def test_an_address_that_is_not_on_this_node(places: Places) -> None:
     assert "192.0.2.7 (-p) is on no interface" in refusal(places, publish_address="192.0.2.7")
 

@@ -12,7 +12,8 @@ from chefha_core.node import own_name
 from chefha_core.settings import Settings, load
 from chefha_core.verbs.reach import VerbError
 
-Run = Callable[[argparse.Namespace], None]
+#: carries out a verb; its exit code, None for 0
+Run = Callable[[argparse.Namespace], int | None]
 
 
 class Parsers:
