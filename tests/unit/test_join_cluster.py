@@ -114,9 +114,25 @@ def test_an_address_that_the_pillar_does_not_have(places: Places) -> None:
     assert "not the one that pillar chefha:members has for be3" in refusal(places, publish_address="127.0.0.9")
 
 
-def test_a_member_already(places: Places) -> None:
+@pytest.mark.parametrize(
+    ("role", "pg"),
+    [
+        *[("leader", "primary"), ("follower", "standby"), ("promoting", "standby"), ("deposed_leader", "primary")],
+        ("waiting_for_leader", "standby"),
+    ],
+)
+def test_a_member_already(places: Places, monkeypatch: pytest.MonkeyPatch, role: str, pg: str) -> None:
+    monkeypatch.setattr(joining, "leaderl_status", lambda: {"role": role, "pg": pg})
     places.settings.write_text("{}")
     assert "is a member already; to let it in again" in refusal(places)
+
+
+@pytest.mark.parametrize("pg", ["empty", "stopped", "starting"])
+def test_a_new_machine_that_waits_for_its_base_backup_may_ask_again(
+    places: Places, monkeypatch: pytest.MonkeyPatch, pg: str
+) -> None:
+    monkeypatch.setattr(joining, "leaderl_status", lambda: {"role": "waiting_for_leader", "pg": pg})
+    assert joining.why_not(Wish("be1"), True, places) == ""
 
 
 def test_recovery_where_nothing_is_installed(places: Places) -> None:

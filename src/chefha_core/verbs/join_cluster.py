@@ -16,6 +16,7 @@ from typing import Any
 
 from chefha_core import node_file
 from chefha_core.checked import SettingsError
+from chefha_core.model import PgState
 from chefha_core.node import own_name
 from chefha_core.parts import salt_call
 from chefha_core.parts.salt_call import SaltFailed
@@ -110,10 +111,13 @@ def _is_here(address: str) -> bool:
 
 
 def _member_already() -> bool:
+    """Whether that is certain: a new machine waits for a leader, too, but has no PostgreSQL that answers meanwhile."""
     try:
-        return leaderl_status().get("role") in WELL
+        said = leaderl_status()
     except VerbError:
         return False
+    role, answers = said.get("role"), said.get("pg") in (PgState.STANDBY, PgState.PRIMARY)
+    return role in (*WELL, "deposed_leader") or (answers and role in ("promoting", "waiting_for_leader"))
 
 
 def _node(wish: Wish, places: Places) -> tuple[Settings, str]:
