@@ -50,7 +50,7 @@ def create_cluster(**how):
     return bootstrap(**{name: value for name, value in how.items() if not name.startswith("__")})
 
 
-def join_cluster(peer, publish_address="", vip_interface="", secrets_file="", recovery=False):
+def join_cluster(peer, publish_address="", vip_interface="", secrets_file="", recovery=False, timeout=5400):
     """
     Make this machine a peer of the cluster: secrets where Salt has none, its states, and the wait until it follows.
 
@@ -62,6 +62,8 @@ def join_cluster(peer, publish_address="", vip_interface="", secrets_file="", re
         Path on this machine of what ``chef-backend-ctl show-config --secrets FILE`` wrote on a peer.
     recovery
         Let in again who was removed, or who is left behind; what it holds and the leader does not is put aside.
+    timeout
+        Seconds until it follows, the states included.
 
     CLI Example:
 
@@ -72,6 +74,7 @@ def join_cluster(peer, publish_address="", vip_interface="", secrets_file="", re
     if not isinstance(peer, str) or not peer:
         raise SaltInvocationError(f"chefha.join_cluster: peer is {peer!r}; expected the name or address of a member")
     words = [str(publish_address), str(vip_interface), str(secrets_file), _flag("recovery", recovery)]
+    words.append(_seconds("timeout", timeout, 86400))
     try:
         joining = importlib.import_module("chefha_core.verbs.join_cluster")
     except ImportError as error:
@@ -195,9 +198,9 @@ def force_leader(accept_data_loss=False, timeout=60):
     return {**done, "before": before}
 
 
-def _seconds(name, value):
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 3600:
-        raise SaltInvocationError(f"{name} is {value!r}; expected seconds, more than 0 and at most 3600")
+def _seconds(name, value, most=3600):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
+        raise SaltInvocationError(f"{name} is {value!r}; expected seconds, more than 0 and at most {most}")
     return float(value)
 
 

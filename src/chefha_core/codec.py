@@ -67,7 +67,7 @@ def view(snapshot: Snapshot, now: float, previous: EtcdView | None = None) -> Et
     asked_before = previous is not None and previous.intent == asked
     restore = _unless_damaged(kvs, "restore", restoration)
     restored_before = previous is not None and previous.restore == restore
-    history = _folder(kvs, "history/", history_row, _decode).values()
+    history = _folder(kvs, "history/", history_row, decode).values()
     timelines = {timeline for _, timeline in history} | {
         int(key[10:]) for key in kvs if key.startswith("timelines/") and key[10:].isdigit()
     }
@@ -78,9 +78,9 @@ def view(snapshot: Snapshot, now: float, previous: EtcdView | None = None) -> Et
         leader_changed_at=previous.leader_changed_at if previous and unchanged else now,
         candidates=_folder(kvs, "candidates/", candidacy),
         members=_folder(kvs, "members/", member_report),
-        config=_decode(kvs, "config", cluster_config),
+        config=decode(kvs, "config", cluster_config),
         initialiser=kvs["initialiser"].value if "initialiser" in kvs else "",
-        sync=_decode(kvs, "sync", sync_rule),
+        sync=decode(kvs, "sync", sync_rule),
         intent=asked,
         intent_seen_at=previous.intent_seen_at if previous and asked_before else now,
         restore=restore,
@@ -173,7 +173,13 @@ def _known(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in data.items() if name in names}
 
 
-def _decode(kvs: Mapping[str, Any], key: str, decoder: Any) -> Any:
+def told(kvs: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """What leaderl wrote down about a request; {} if nothing, or if somebody overwrote it by hand."""
+    return _unless_damaged(kvs, key, lambda kv: dict(json.loads(kv.value))) or {}
+
+
+def decode(kvs: Mapping[str, Any], key: str, decoder: Any) -> Any:
+    """One key by its decoder, None where it is not there. DamagedKey."""
     if key not in kvs:
         return None
     try:
@@ -186,11 +192,11 @@ def _decode(kvs: Mapping[str, Any], key: str, decoder: Any) -> Any:
 
 def _unless_damaged(kvs: Mapping[str, Any], key: str, decoder: Any) -> Any:
     try:
-        return _decode(kvs, key, decoder)
+        return decode(kvs, key, decoder)
     except DamagedKey:
         return None
 
 
-def _folder(kvs: Mapping[str, Any], folder: str, decoder: Any, decode: Any = _unless_damaged) -> dict[str, Any]:
-    found = {key[len(folder) :]: decode(kvs, key, decoder) for key in kvs if key.startswith(folder)}
+def _folder(kvs: Mapping[str, Any], folder: str, decoder: Any, read: Any = _unless_damaged) -> dict[str, Any]:
+    found = {key[len(folder) :]: read(kvs, key, decoder) for key in kvs if key.startswith(folder)}
     return {name: fact for name, fact in found.items() if fact is not None}

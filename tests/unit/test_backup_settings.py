@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,9 @@ from chefha_core.layout.base import for_front_end
 from chefha_core.layout.postgres_files import postgresql_conf
 from chefha_core.layout.postgresql import backups
 from chefha_core.settings import Backup, Settings, from_pillar
+from chefha_core.verbs import backup
 from chefha_core.verbs.config import shown
+from chefha_core.verbs.reach import VerbError
 
 
 def settings(backup: dict[str, object], **postgresql: object) -> Settings:
@@ -88,3 +91,11 @@ def test_progress_is_a_line_a_second_with_rate_and_time_left(
 )
 def test_sizes_are_for_people(count: float, text: str) -> None:
     assert size(count) == text
+
+
+def test_a_backup_where_postgresql_has_no_folder_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    there = settings({"directory": str(tmp_path)}, data_dir=str(tmp_path / "none" / "data"))
+    with pytest.raises(
+        VerbError, match=r"^backup: .*/none, cannot be used: No such file .* whose states were applied$"
+    ):
+        backup.backup(there, "a")

@@ -34,9 +34,9 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peer: int) -> Places
     """A bare machine, be3, whose pillar names three members; its states cannot be applied."""
     shown = {"members": MEMBERS, "leaderl": {"http_port": peer}}
     answers = {"chefha.validate_pillar": shown, "grains.get": "be3"}
-    monkeypatch.setattr(joining.salt_call, "salt_call", lambda function, *words: answers[function])
+    monkeypatch.setattr(joining.salt_call, "salt_call", lambda function, *words, **how: answers[function])
     monkeypatch.setattr(joining, "leaderl_status", lambda: {"role": "follower"})
-    monkeypatch.setattr(joining.salt_call, "apply", lambda: pytest.fail("it was not refused"))
+    monkeypatch.setattr(joining.salt_call, "apply", lambda **how: pytest.fail("it was not refused"))
     return Places(tmp_path / "settings.json", tmp_path / "node.json")
 
 
@@ -86,6 +86,18 @@ def test_secrets_that_are_there_already(places: Places, tmp_path: Path) -> None:
     assert "which are not overwritten" in refusal(places, secrets_file=secrets_file(tmp_path))
 
 
+@pytest.mark.parametrize("there", [{"vip_interface": "lo"}, {**SECRETS, "vip_interface": "lo"}, {"tls": {}}])
+def test_secrets_join_what_an_earlier_call_brought(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: dict[str, Any]
+) -> None:
+    node_file.write(there, places.node_file)
+    monkeypatch.setattr(joining, "_follow", lambda *how: None)
+    monkeypatch.setattr(joining.salt_call, "apply", lambda **how: None)
+    monkeypatch.setattr(joining, "_node", lambda wish, places: (from_pillar(pillar()), "be3"))
+    join_cluster(Wish("be1", secrets_file=secrets_file(tmp_path)), places=places)
+    assert node_file.read(places.node_file) == {**there, **SECRETS}
+
+
 def test_an_address_that_is_not_on_this_node(places: Places) -> None:
     assert "192.0.2.7 (-p) is on no interface" in refusal(places, publish_address="192.0.2.7")
 
@@ -102,9 +114,25 @@ def test_an_address_that_the_pillar_does_not_have(places: Places) -> None:
     assert "not the one that pillar chefha:members has for be3" in refusal(places, publish_address="127.0.0.9")
 
 
-def test_a_member_already(places: Places) -> None:
+@pytest.mark.parametrize(
+    ("role", "pg"),
+    [
+        *[("leader", "primary"), ("follower", "standby"), ("promoting", "standby"), ("deposed_leader", "primary")],
+        ("waiting_for_leader", "standby"),
+    ],
+)
+def test_a_member_already(places: Places, monkeypatch: pytest.MonkeyPatch, role: str, pg: str) -> None:
+    monkeypatch.setattr(joining, "leaderl_status", lambda: {"role": role, "pg": pg})
     places.settings.write_text("{}")
     assert "is a member already; to let it in again" in refusal(places)
+
+
+@pytest.mark.parametrize("pg", ["empty", "stopped", "starting"])
+def test_a_new_machine_that_waits_for_its_base_backup_may_ask_again(
+    places: Places, monkeypatch: pytest.MonkeyPatch, pg: str
+) -> None:
+    monkeypatch.setattr(joining, "leaderl_status", lambda: {"role": "waiting_for_leader", "pg": pg})
+    assert joining.why_not(Wish("be1"), True, places) == ""
 
 
 def test_recovery_where_nothing_is_installed(places: Places) -> None:
@@ -145,13 +173,24 @@ def test_a_relative_path_of_secrets_does_not_crash_join_cluster(
     secrets_file(tmp_path)
     monkeypatch.chdir(tmp_path)
     applied: list[int] = []
-    monkeypatch.setattr(joining.salt_call, "apply", lambda: applied.append(1))
+    monkeypatch.setattr(joining.salt_call, "apply", lambda **how: applied.append(1))
     monkeypatch.setattr(joining, "wait_until_well", lambda problem, timeout: 0.1)
     monkeypatch.setattr(joining, "_node", lambda wish, places: (from_pillar(pillar()), "be3"))
     done = join_cluster(Wish("be1", secrets_file="secrets", vip_interface="lo"), places=places)
     assert (done["node"], done["role"], applied) == ("be3", "follower", [1])
     assert node_file.read(places.node_file) == {**SECRETS, "vip_interface": "lo"}
     assert places.node_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_time_that_is_left_is_for_the_states_and_the_wait(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    monkeypatch.setattr(joining.salt_call, "apply", lambda timeout: given.append(timeout))
+    monkeypatch.setattr(joining, "member_problem", lambda: "this node is waiting_for_leader: base backup")
+    told: list[dict[str, Any]] = []
+    with pytest.raises(VerbError, match=r"^join-cluster be1: after 1 s: .* base backup; it goes on by itself"):
+        join_cluster(Wish("be1", timeout=0.5), told.append, places)
+    assert given == [1.0]
+    assert [row["outcome"] for row in told] == ["done", "done", "failed"]
 
 
 def pillar(**more: Any) -> dict[str, Any]:

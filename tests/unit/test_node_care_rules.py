@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -164,6 +165,17 @@ def test_postgresql_is_told_to_end_fast(unit: Systemd, monkeypatch: pytest.Monke
 
 
 # ---- reconfigure
+
+
+@pytest.mark.parametrize(("result", "outcome"), [(True, "done"), (False, "failed")])
+def test_reconfigure_tells_how_its_step_ended(monkeypatch: pytest.MonkeyPatch, result: bool, outcome: str) -> None:
+    answer = {"a": {"__id__": "chefha_x", "result": result, "comment": "no room", "changes": {}}}
+    monkeypatch.setattr(care_reconfigure, "_minion_options", lambda: {"file_client": "local"})
+    monkeypatch.setattr(care_reconfigure, "salt_call", lambda function, **how: answer)
+    told: list[dict[str, Any]] = []
+    with contextlib.nullcontext() if result else pytest.raises(VerbError, match=r"reconfigure: .* chefha_x: no room"):
+        care_reconfigure.reconfigure(told.append)
+    assert [(row["step"], row["outcome"]) for row in told] == [(care_reconfigure.STEP, outcome)]
 
 
 def row(name: str, result: bool, changes: Any = None, comment: str = "") -> dict[str, Any]:

@@ -77,6 +77,21 @@ class Played:
         self.replaced = [one for one in self.replaced if one != unit]
 
 
+@dataclass
+class Unlucky(Played):
+    """A member whose disk is full; or one that is ``lucky`` with that, and no service of which starts again."""
+
+    lucky: bool = False
+
+    def apply(self, test: bool, timeout: float) -> list[str]:
+        if not test and not self.lucky:
+            raise SaltFailed("no room")
+        return super().apply(test, timeout)
+
+    def restart(self, unit: str, timeout: float) -> None:
+        raise VerbError("etcd is down")
+
+
 def run(name: str, machine: Played, **how: Any) -> dict[str, Any]:
     return upgrade.upgrade(SETTINGS, name, machine=machine, timeout=1, **how)
 
@@ -95,6 +110,28 @@ def test_the_leader_hands_over_first_and_only_if_it_was_told_to() -> None:
     assert machine.did == []
     run("be1", machine, failover=True)
     assert machine.did == ["look", "hand over", "apply"]
+
+
+def test_an_upgrade_that_fails_says_which_steps_are_not_reached() -> None:
+    told: list[dict[str, Any]] = []
+    with pytest.raises(VerbError, match='upgrade of be1, after "be2 leads": no room'):
+        run("be1", Unlucky(), failover=True, on_step=told.append)
+    assert [(row["step"], row["outcome"]) for row in told] == [
+        ("the cluster is well", "done"),
+        ("be2 leads", "done"),
+        ("states applied", "failed"),
+        ("the cluster is well", "not reached"),
+    ]
+
+
+def test_a_service_that_does_not_come_back_is_a_step_that_failed() -> None:
+    told: list[dict[str, Any]] = []
+    with pytest.raises(VerbError, match="etcd is down"):
+        run("be2", Unlucky(replaced=["chefha-etcd.service"], lucky=True), on_step=told.append)
+    assert [(row["step"], row["outcome"]) for row in told[2:]] == [
+        ("chefha-etcd.service restarted with its new program", "failed"),
+        ("the cluster is well", "not reached"),
+    ]
 
 
 def test_a_front_end_is_sent_to_its_states() -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -195,6 +200,39 @@ def test_status_cells() -> None:
     data = report(SETTINGS, Answers(view(), (), {}))
     assert status.postgresql_cell(data) == "leader: 1; offline: 0; syncing: 0; synced: 2"
     assert status.leaderl_cell(data) == "leader: 1; waiting: 0; follower: 2; total: 3"
+
+
+def answered_and_ended(code: str, **environment: str) -> Any:
+    """What a program of its own answers; it must end although something hangs."""
+    command, seconds = [sys.executable, "-c", f"import json, time\n{code}"], 10
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, timeout=seconds, check=True)
+    return json.loads(done.stdout)
+
+
+def test_a_question_that_hangs_does_not_keep_the_program_from_ending() -> None:
+    answers, problems = answered_and_ended("""
+from chefha_core.verbs.cluster_status import gather
+print(json.dumps(gather({"hangs": lambda: time.sleep(60), "answers": lambda: 7, "fails": lambda: 1 / 0}, 0.3)))
+""")
+    assert answers == {"answers": 7}
+    assert problems == {"hangs": "no answer within 0.3 s", "fails": "division by zero"}
+
+
+def test_a_disk_that_hangs_does_not_keep_status_from_ending(tmp_path: Path) -> None:
+    (tmp_path / "stat").write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid; exec sleep 60\n")
+    (tmp_path / "stat").chmod(0o755)
+    found = answered_and_ended("""
+from chefha_core.verbs.status import rooms
+print(json.dumps(rooms({"/data"}, 1.0)))
+""", PATH=f"{tmp_path}:{os.environ['PATH']}")  # fmt: skip
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    assert found == {"/data": "error: no answer within 1 s"}
+
+
+def test_room_of_a_folder_that_is_not_there_yet_is_that_of_the_one_above(tmp_path: Path) -> None:
+    missing = str(tmp_path / "not" / "there")
+    room = status.rooms({missing}, 5.0)[missing]
+    assert re.fullmatch(r"[0-9.]+ GB free, \d+% used", room)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (61, "1m 1s"), (3600, "1h 0m 0s"), (107983, "1d 5h 59m 43s")])

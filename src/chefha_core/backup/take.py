@@ -123,7 +123,13 @@ def take(settings: Settings, node: str, places: Places, store: Store, wish: Wish
 @contextlib.contextmanager
 def _alone(places: Places) -> Iterator[None]:
     """One backup at a time on a node."""
-    fd = os.open(places.home / ".backup.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(places.home / ".backup.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ArchiveError(
+            f"the folder of PostgreSQL's data, {places.home}, cannot be used: {error.strerror}; a backup is taken by "
+            "root on a back end whose states were applied"
+        ) from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

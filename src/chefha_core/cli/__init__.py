@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     wanted = _parsers(words).root.parse_args(words)
     try:
-        wanted.run(wanted)
+        return wanted.run(wanted) or 0
     except (VerbError, SettingsError) as error:
         if getattr(wanted, "json", False):
             print(json.dumps({"error": str(error)}))
@@ -45,7 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 def _parsers(words: Sequence[str]) -> Parsers:

@@ -25,13 +25,20 @@ def add(parsers: Parsers) -> None:
     takes_json(made)
 
 
-def _cluster_status(wanted: argparse.Namespace) -> None:
+def _cluster_status(wanted: argparse.Namespace) -> int:
+    """1, after the answer, on a node that is in no cluster any more."""
     from chefha_core.verbs import cluster_status
 
-    data = cluster_status.cluster_status(*node())
+    settings, name = node()
+    data = cluster_status.cluster_status(settings, name)
     show(data, cluster_status.table(data, wanted.wide), wanted.json)
     for asked, problem in data["problems"].items():
         print(f"{asked}: {problem}", file=sys.stderr)
+    if name not in data.get("removed", ()):
+        return 0
+    why = f"this node is in no cluster any more: {name} was removed from {settings.cluster}"
+    print(f"chef-backend-ctl: {why}; let it in again with: join-cluster PEER_IP --recovery", file=sys.stderr)
+    return 1
 
 
 def _status(wanted: argparse.Namespace) -> None:
@@ -58,9 +65,9 @@ def _show_config(wanted: argparse.Namespace) -> None:
     if wanted.secrets:
         from chefha_core.verbs.join_cluster import write_secrets
 
-        print(
-            f"secrets and certificates written to {write_secrets(load(), wanted.secrets)}; delete it when they are used"
-        )
+        path = write_secrets(load(), wanted.secrets)
+        text = f"secrets and certificates written to {path}; delete it when they are used"
+        show({"file": path}, text, wanted.json)
         return
     data = config.shown(load())
     show(data, config.to_yaml({"chefha": data}).rstrip("\n"), wanted.json)

@@ -22,6 +22,7 @@ def add(parsers: Parsers) -> None:
     made.add_argument("-s", "--secrets-file-path", default="", metavar="PATH", help="secrets, where Salt has none")
     made.add_argument("--recovery", action="store_true", help="let in again who was removed or left behind")
     takes_yes(made)
+    takes_timeout(made, 5400.0)
     takes_json(made)
     made = parsers.verb("remove-node", _remove_node, "take a member that is off for good out of the cluster")
     made.add_argument("node", metavar="NODE", help="name or address")
@@ -48,9 +49,8 @@ def _bootstrap(wanted: argparse.Namespace) -> None:
 def _join_cluster(wanted: argparse.Namespace) -> None:
     from chefha_core.verbs import join_cluster
 
-    wish = join_cluster.Wish(
-        wanted.peer, wanted.publish_address, wanted.vip_interface, wanted.secrets_file_path, wanted.recovery
-    )
+    own = wanted.publish_address, wanted.vip_interface, wanted.secrets_file_path
+    wish = join_cluster.Wish(wanted.peer, *own, wanted.recovery, wanted.timeout)
     if wanted.recovery:
         confirm(wanted, "what this node holds and the leader does not is put aside")
     done = join_cluster.join_cluster(wish, show_step)

@@ -12,7 +12,8 @@ from chefha_core.node import own_name
 from chefha_core.settings import Settings, load
 from chefha_core.verbs.reach import VerbError
 
-Run = Callable[[argparse.Namespace], None]
+#: carries out a verb; its exit code, None for 0
+Run = Callable[[argparse.Namespace], int | None]
 
 
 class Parsers:
@@ -52,12 +53,18 @@ def takes_yes(made: argparse.ArgumentParser) -> None:
 
 
 def confirm(wanted: argparse.Namespace, what: str) -> None:
-    """Ask back before a destructive verb; VerbError if the answer is no, or if there is nobody to ask."""
+    """Ask back before a destructive verb, on stderr: stdout has the answer. VerbError if it is no (so is Ctrl-D), or if
+    there is nobody to ask.
+    """
     if wanted.yes:
         return
     if not sys.stdin.isatty():
         raise VerbError(f"{wanted.verb}: {what}; there is no terminal to ask at: give --yes if that is wanted")
-    if input(f"{what}\nGo on? [y/N] ").strip().lower() not in ("y", "yes"):
+    print(f"{what}\nGo on? [y/N] ", end="", file=sys.stderr, flush=True)
+    said = sys.stdin.readline()
+    if not said.endswith("\n"):  # Ctrl-D: what comes next begins a line
+        print(file=sys.stderr)
+    if said.strip().lower() not in ("y", "yes"):
         raise VerbError(f"{wanted.verb}: not confirmed, so nothing was changed")
 
 

@@ -6,18 +6,17 @@ import json
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from chefha_core.parts.salt_call import HIGHSTATE, SaltFailed, applied, salt_call, well
 from chefha_core.verbs.reach import VerbError
+from chefha_core.verbs.steps import OnStep, Steps
 
 #: seconds that the master has to take a connection
 MASTER_DEADLINE = 5.0
-#: seconds between two words that it is still going on
-PATIENCE = 5.0
+STEP = "the states of this node are applied"
 REQUEST_PORT = 4506
 #: run by Salt's Python, which is this one
 OPTIONS = """
@@ -48,28 +47,16 @@ def master_problem(options: Mapping[str, Any]) -> str:
     )
 
 
-def reconfigure(on_step: Callable[[dict[str, Any]], None], timeout: float = HIGHSTATE) -> dict[str, Any]:
+def reconfigure(on_step: OnStep, timeout: float = HIGHSTATE) -> dict[str, Any]:
     """Apply the states by ``salt-call``; what came of it, VerbError with reasons if one failed or no master answers."""
     if problem := master_problem(_minion_options()):
         raise VerbError(problem)
-    began = told_at = time.monotonic()
-
-    def told(outcome: str) -> None:
-        seconds = round(time.monotonic() - began, 3)
-        on_step({"step": "the states of this node are applied", "seconds": seconds, "outcome": outcome})
-
-    def goes_on() -> None:
-        nonlocal told_at
-        if time.monotonic() - told_at > PATIENCE:
-            told_at = time.monotonic()
-            told("goes on")
-
-    try:
-        answer = salt_call("state.apply", timeout=timeout, meanwhile=goes_on)
-        told("done")
-    except SaltFailed as error:
-        raise VerbError(f"reconfigure: {error}") from None
-    return of_salt(answer)
+    steps = Steps((STEP,), on_step)
+    with steps.step(STEP):
+        try:
+            return of_salt(salt_call("state.apply", timeout=timeout, meanwhile=lambda: steps.going_on(STEP)))
+        except SaltFailed as error:
+            raise VerbError(f"reconfigure: {error}") from None
 
 
 def of_salt(answer: object) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,10 +77,8 @@ def search_health(settings: Settings, name: str, deadline: float) -> SearchHealt
 
 def gather(questions: Mapping[str, Callable[[], Any]], deadline: float) -> tuple[dict[str, Any], dict[str, str]]:
     """All questions in parallel: answers, and for those that failed or came too late the reason."""
-    pool = ThreadPoolExecutor(len(questions), thread_name_prefix="chefha-ask")
-    futures: dict[str, Future[Any]] = {name: pool.submit(question) for name, question in questions.items()}
+    futures = {name: _asked(question) for name, question in questions.items()}
     done, _ = wait(futures.values(), deadline + 0.2)
-    pool.shutdown(wait=False, cancel_futures=True)
     answers, problems = {}, {}
     for name, future in futures.items():
         if future not in done:
@@ -89,6 +88,20 @@ def gather(questions: Mapping[str, Callable[[], Any]], deadline: float) -> tuple
         else:
             answers[name] = future.result()
     return answers, problems
+
+
+def _asked(question: Callable[[], Any]) -> Future[Any]:
+    """Ask in a thread that may hang for ever: the program ends without it, as it would not without an executor's."""
+    future: Future[Any] = Future()
+
+    def ask() -> None:
+        try:
+            future.set_result(question())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=ask, name="chefha-ask", daemon=True).start()
+    return future
 
 
 def fetch(way: Way, member: str, deadline: float) -> dict[str, Any]:

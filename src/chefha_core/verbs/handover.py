@@ -7,7 +7,6 @@ killed leaves nothing half done: leaderl ignores a request for an epoch that is 
 from __future__ import annotations
 
 import datetime
-import json
 import time
 from typing import Any
 
@@ -17,7 +16,7 @@ from chefha_core.parts.etcd import Compare, Delete, EtcdClient, EtcdError, Put, 
 from chefha_core.plan.handover import why_not_eligible
 from chefha_core.settings import Settings
 from chefha_core.verbs.reach import VerbError, etcd_client
-from chefha_core.verbs.steps import OnStep, StepLog, nobody_looks
+from chefha_core.verbs.steps import OnStep, Steps, nobody_looks
 
 #: seconds between two looks at etcd while a hand-over is under way
 LOOK = 0.05
@@ -43,10 +42,10 @@ def promotion_refusal(settings: Settings, view: EtcdView, to: str) -> str:
     if to not in settings.members:
         return f"{asked}: no such member; the cluster has {', '.join(settings.members)}"
     if view.leader and view.leader.name == to:
-        return f"{asked}: {to} is the leader already"
+        return f"{asked}: {to} is the leader already, so there is nothing to do"
     general = _general_refusal(view, asked)
     unfit = unfitness(settings, view, to)
-    return general or (f"{asked}: {unfit}" if unfit else "")
+    return general or (f"{asked}: {unfit}; see who can take over with cluster-status --wide" if unfit else "")
 
 
 def demotion_refusal(settings: Settings, view: EtcdView, name: str) -> str:
@@ -58,7 +57,9 @@ def demotion_refusal(settings: Settings, view: EtcdView, name: str) -> str:
     if name in view.switched_off:
         return f"demote: failover is off for {name}; chef-backend-ctl set-node-failover on"
     reasons = {other: unfitness(settings, view, other) for other in settings.members if other != name}
-    return "demote: nobody is eligible: " + "; ".join(reasons.values()) if all(reasons.values()) else ""
+    if not all(reasons.values()):
+        return ""
+    return f"demote: nobody is eligible: {'; '.join(reasons.values())}; try again when cluster-status --wide shows one"
 
 
 def unfitness(settings: Settings, view: EtcdView, name: str) -> str:
@@ -78,13 +79,14 @@ def _general_refusal(view: EtcdView, asked: str) -> str:
     if leader.state is not LeaderState.LEADING:
         return f"{asked}: {leader.name} is {leader.state} at the moment; try again when it leads"
     if intent and intent.epoch == leader.epoch:
-        return f"{asked}: a hand-over to {intent.to or 'anybody'} is under way already, asked for by {intent.by}"
+        to = intent.to or "anybody"
+        return f"{asked}: a hand-over to {to} is under way already, asked for by {intent.by}; wait for its end"
     if view.restore and view.restore.epoch == leader.epoch:
         return f"{asked}: a restoration is under way, asked for by {view.restore.by}; wait for its end"
     return ""
 
 
-class _Progress(StepLog):
+class _Progress(Steps):
     """Steps as they are seen to happen."""
 
     def reached(self, step: str) -> None:
@@ -92,28 +94,23 @@ class _Progress(StepLog):
         for passed in STEPS[len(self.rows) : STEPS.index(step) + 1]:
             self.done(passed)
 
-    def failed(self) -> None:
-        """The next step failed, the others were not reached."""
-        for number, step in enumerate(STEPS[len(self.rows) :]):
-            self.done(step, "not reached" if number else "failed")
-
 
 def _hand_over(settings: Settings, name: str, to: str, timeout: float, on_step: OnStep) -> dict[str, Any]:
     asked = f"promote {to}" if to else "demote"
     client = etcd_client(settings, name, settings.request_timeout)
-    progress, asked_for = _Progress(on_step), False
+    progress, asked_for = _Progress(STEPS, on_step), False
     try:
         view = _look(client)[1]
         refusal = promotion_refusal(settings, view, to) if to else demotion_refusal(settings, view, name)
         if refusal or view.leader is None:
             raise VerbError(refusal)
         asked_for = True
-        revision = _ask(client, view, to, name)
+        revision = _ask(client, view, asked, to, name)
         progress.reached(STEPS[0])
         try:
-            after = _watch(client, view, to, progress, timeout)
+            with progress.rest():
+                after = _watch(client, view, asked, to, progress, timeout)
         except VerbError:
-            progress.failed()
             _withdraw(client, revision)
             raise
         return _outcome(view, after, progress)
@@ -131,10 +128,9 @@ def _look(client: EtcdClient) -> tuple[Snapshot, EtcdView]:
     return snapshot, codec.view(snapshot, time.monotonic())
 
 
-def _ask(client: EtcdClient, view: EtcdView, to: str, by: str) -> int:
+def _ask(client: EtcdClient, view: EtcdView, asked: str, to: str, by: str) -> int:
     """Write the request, unless somebody else did in the meantime; its revision."""
-    if view.leader is None:
-        raise VerbError("the cluster has no leader now")
+    assert view.leader is not None
     old = view.intent
     compare = Compare.mod_revision("intent", old.mod_revision) if old else Compare.absent("intent")
     at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -145,7 +141,10 @@ def _ask(client: EtcdClient, view: EtcdView, to: str, by: str) -> int:
         return result.revision
     kv = client.get("intent")  # it lost against its own first attempt, or against somebody else's request
     if kv is None or kv.value != request:
-        raise VerbError("somebody else asked for a hand-over at the same moment; look at cluster-status")
+        raise VerbError(
+            f"{asked}: somebody else asked for a hand-over or a restoration at the same moment; look at "
+            "cluster-status, then try again"
+        )
     return kv.mod_revision
 
 
@@ -157,7 +156,7 @@ def _withdraw(client: EtcdClient, revision: int) -> None:
         return  # leaderl drops it at its own deadline
 
 
-def _watch(client: EtcdClient, before: EtcdView, to: str, progress: _Progress, timeout: float) -> EtcdView:
+def _watch(client: EtcdClient, before: EtcdView, asked: str, to: str, progress: _Progress, timeout: float) -> EtcdView:
     """Look until there is a new leader that leads; VerbError as soon as there will be none."""
     end, dropped_at, old = progress.began + timeout, 0.0, before.leader
     assert old is not None
@@ -165,7 +164,7 @@ def _watch(client: EtcdClient, before: EtcdView, to: str, progress: _Progress, t
         time.sleep(LOOK)
         try:
             snapshot, view = _look(client)
-        except EtcdError:
+        except (EtcdError, codec.DamagedKey):
             continue  # the cluster may be busy with exactly this; the deadline ends it
         leader = view.leader
         if leader is None or leader.state is LeaderState.RELEASING:
@@ -173,32 +172,40 @@ def _watch(client: EtcdClient, before: EtcdView, to: str, progress: _Progress, t
         elif leader.epoch != old.epoch:
             progress.reached(STEPS[2])
             if leader.state is LeaderState.LEADING:
-                return _as_asked(view, leader, old, to, progress)
+                return _as_asked(view, leader, old, asked, to, progress)
         else:
-            _refused_by_leader(snapshot, view, old.epoch, to)
+            _refused_by_leader(snapshot, view, old.epoch, asked)
             dropped_at = 0.0 if view.intent else dropped_at or time.monotonic()
             if dropped_at and time.monotonic() - dropped_at > SILENCE:
-                raise VerbError(f"the leader {old.name} dropped the hand-over without a reason and goes on leading")
-    raise VerbError(f"no hand-over within {timeout:g} s; {_who_leads(client)}")
+                raise VerbError(
+                    f"{asked}: the leader {old.name} dropped the hand-over without a reason and goes on leading; see "
+                    "why with chef-backend-ctl tail leaderl there, then try again"
+                )
+    raise VerbError(
+        f"{asked}: no hand-over within {timeout:g} s; {_who_leads(client)}; see why with cluster-status, then try again"
+    )
 
 
-def _as_asked(view: EtcdView, new: LeaderKey, old: LeaderKey, to: str, progress: _Progress) -> EtcdView:
-    asked = f"promote {to}" if to else "demote"
+def _as_asked(view: EtcdView, new: LeaderKey, old: LeaderKey, asked: str, to: str, progress: _Progress) -> EtcdView:
     if new.name == old.name:
-        raise VerbError(f"{asked}: nobody took over, so {old.name} leads again; see why with cluster-status")
+        raise VerbError(
+            f"{asked}: nobody took over, so {old.name} leads again; see why with cluster-status, then try again"
+        )
     if to and new.name != to:
-        raise VerbError(f"{asked}: {new.name} became the leader instead, because {to} dropped out on the way")
+        raise VerbError(
+            f"{asked}: {new.name} became the leader instead, because {to} dropped out on the way; see why with "
+            "cluster-status, then try again"
+        )
     progress.reached(STEPS[3])
     return view
 
 
-def _refused_by_leader(snapshot: Snapshot, view: EtcdView, epoch: int, to: str) -> None:
+def _refused_by_leader(snapshot: Snapshot, view: EtcdView, epoch: int, asked: str) -> None:
     """VerbError if the leader wrote down why it gave the hand-over up."""
-    kv = snapshot.kvs.get("intent_result")
-    result = json.loads(kv.value) if kv else {}
+    result = codec.told(snapshot.kvs, "intent_result")
     if result.get("epoch") == epoch and result.get("outcome") == "refused" and view.leader:
-        asked = f"promote {to}" if to else "demote"
-        raise VerbError(f"{asked}: {result.get('reason', 'no reason given')}; {view.leader.name} goes on leading")
+        why = result.get("reason", "no reason given")
+        raise VerbError(f"{asked}: {why}; {view.leader.name} goes on leading: mend that, then try again")
 
 
 def _who_leads(client: EtcdClient) -> str:
@@ -206,7 +213,9 @@ def _who_leads(client: EtcdClient) -> str:
         leader = _look(client)[1].leader
     except EtcdError as error:
         return f"etcd does not answer ({error})"
-    return f"{leader.name} is {leader.state}" if leader else "there is no leader now; see why with cluster-status"
+    except codec.DamagedKey as error:
+        return str(error)
+    return f"{leader.name} is {leader.state}" if leader else "there is no leader now"
 
 
 def _outcome(before: EtcdView, after: EtcdView, progress: _Progress) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from chefha_core import node_file
 from chefha_core.checked import SettingsError
+from chefha_core.model import PgState
 from chefha_core.node import own_name
 from chefha_core.parts import salt_call
 from chefha_core.parts.salt_call import SaltFailed
@@ -27,8 +28,8 @@ from chefha_core.verbs.reach import VerbError, leaderl_status, tls_files
 from chefha_core.verbs.steps import OnStep, Steps, nobody_looks
 
 STEPS = ("secrets and settings are here", "states applied", "this node follows")
-#: seconds until this node follows: a base backup takes its time
-FOLLOWS = 3600.0
+#: seconds that it may take (a base backup takes its time), and for one question to Salt
+TIMEOUT, ANSWERS = 5400.0, 120.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Wish:
     vip_interface: str = ""
     secrets_file: str = ""
     recovery: bool = False
+    timeout: float = TIMEOUT
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,15 @@ def join_cluster(wish: Wish, on_step: OnStep = nobody_looks, places: Places = Pl
     if refusal := why_not(wish, configured, places):
         raise VerbError(f"join-cluster {wish.peer}: {refusal}")
     if wish.recovery:
-        return rejoin.rejoin(*_node(wish, places), on_step)
+        return rejoin.rejoin(*_node(wish, places), on_step, wish.timeout)
     brought = _secrets(wish, places)
     steps = Steps(STEPS, on_step)
     with steps.step(STEPS[0]):
         _bring(wish, brought, places)
     with steps.step(STEPS[1]):
-        _apply_states(wish)
+        _apply_states(wish, steps.left(wish.timeout))
     with steps.step(STEPS[2]):
-        wait_until_well(member_problem, FOLLOWS)
+        _follow(wish, steps.left(wish.timeout))
     settings, name = _node(wish, places)
     role = leaderl_status().get("role", "")
     return {
@@ -109,10 +111,13 @@ def _is_here(address: str) -> bool:
 
 
 def _member_already() -> bool:
+    """Whether that is certain: a new machine waits for a leader, too, but has no PostgreSQL that answers meanwhile."""
     try:
-        return leaderl_status().get("role") in WELL
+        said = leaderl_status()
     except VerbError:
         return False
+    role, answers = said.get("role"), said.get("pg") in (PgState.STANDBY, PgState.PRIMARY)
+    return role in (*WELL, "deposed_leader") or (answers and role in ("promoting", "waiting_for_leader"))
 
 
 def _node(wish: Wish, places: Places) -> tuple[Settings, str]:
@@ -134,7 +139,8 @@ def _secrets(wish: Wish, places: Places) -> dict[str, Any]:
     if not path.exists():
         raise VerbError(f"{asked} {path} is missing; make it on a peer: chef-backend-ctl show-config --secrets FILE")
     data = _read(path, asked)
-    if places.node_file.exists() and _branches(node_file.read(places.node_file)) != data:
+    here = _branches(node_file.read(places.node_file))  # which may have an interface alone
+    if any(here.get(branch) and value and here[branch] != value for branch, value in data.items()):
         raise VerbError(
             f"join-cluster {wish.peer}: there are other secrets here already, in {places.node_file}, which are not "
             "overwritten; move that file away first"
@@ -179,8 +185,9 @@ def _bring(wish: Wish, brought: Mapping[str, Any], places: Places) -> None:
     try:
         if brings:
             node_file.write({**node_file.read(places.node_file), **brings}, places.node_file)
-        shown = salt_call.salt_call("chefha.validate_pillar")
-        name = str(salt_call.salt_call("grains.get", "id"))
+        patience = min(ANSWERS, wish.timeout)
+        shown = salt_call.salt_call("chefha.validate_pillar", timeout=patience)
+        name = str(salt_call.salt_call("grains.get", "id", timeout=patience))
         port = int(shown.get("leaderl", {}).get("http_port", 7331))
         if refusal := _about_the_peer(wish, shown["members"], name, port):
             raise VerbError(refusal)
@@ -192,11 +199,18 @@ def _bring(wish: Wish, brought: Mapping[str, Any], places: Places) -> None:
         raise VerbError(f"join-cluster {wish.peer}: {error}; nothing was changed") from None
 
 
-def _apply_states(wish: Wish) -> None:
+def _apply_states(wish: Wish, timeout: float) -> None:
     try:
-        salt_call.apply()
+        salt_call.apply(timeout=timeout)
     except SaltFailed as error:
         raise VerbError(f"join-cluster {wish.peer}: {error}") from None
+
+
+def _follow(wish: Wish, timeout: float) -> None:
+    try:
+        wait_until_well(member_problem, timeout)
+    except VerbError as error:
+        raise VerbError(f"join-cluster {wish.peer}: {error}; it goes on by itself, see cluster-status") from None
 
 
 def _about_the_peer(wish: Wish, members: Mapping[str, str], name: str, port: int) -> str:

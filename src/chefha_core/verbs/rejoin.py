@@ -24,11 +24,11 @@ from chefha_core.verbs.systemd import systemctl
 
 STEPS = ("the others know this node again", "its etcd serves", "this node follows")
 LEADERL, POSTGRES = "chefha-leaderl.service", "chefha-postgresql.service"
-#: seconds for one question, for etcd, until leaderl knows where it stands, and until this node follows
-DEADLINE, SERVES, LOOKS, FOLLOWS = 3.0, 90.0, 10.0, 3600.0
+#: seconds for one question, for etcd, until leaderl knows where it stands, and for all of it
+DEADLINE, SERVES, LOOKS, TIMEOUT = 3.0, 90.0, 10.0, 5400.0
 
 
-def rejoin(settings: Settings, name: str, on_step: OnStep = nobody_looks) -> dict[str, Any]:
+def rejoin(settings: Settings, name: str, on_step: OnStep = nobody_looks, timeout: float = TIMEOUT) -> dict[str, Any]:
     """Carry it out; VerbError. What this node held and the leader never had is kept aside, if it is in the way."""
     steps = Steps(STEPS, on_step)
     kept: list[str] = []
@@ -42,7 +42,7 @@ def rejoin(settings: Settings, name: str, on_step: OnStep = nobody_looks) -> dic
                 data.mkdir(mode=0o700)
                 shutil.chown(data, "etcd", "etcd")
             systemctl("restart", UNIT)
-            wait_until_well(lambda: own_etcd(settings, name), SERVES)
+            wait_until_well(lambda: own_etcd(settings, name), min(SERVES, steps.left(timeout)))
     with steps.step(STEPS[2]):
         systemctl("restart", LEADERL)  # which forgets for how long it wanted to wait after failures
         if _blocked(LOOKS):
@@ -50,7 +50,7 @@ def rejoin(settings: Settings, name: str, on_step: OnStep = nobody_looks) -> dic
             systemctl("stop", POSTGRES)
             kept += put_aside(Path(settings.postgresql.data_dir))
             systemctl("start", LEADERL)
-        wait_until_well(member_problem, FOLLOWS)
+        wait_until_well(member_problem, steps.left(timeout))
     return {"node": name, "role": leaderl_status().get("role", ""), "kept_aside": kept, "seconds": steps.seconds,
             "steps": steps.rows}  # fmt: skip
 

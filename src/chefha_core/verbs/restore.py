@@ -21,29 +21,21 @@ from chefha_core.parts.postgres_tools import Places, PostgresError
 from chefha_core.plan.facts import next_timeline
 from chefha_core.settings import Settings
 from chefha_core.verbs import restore_checks as checks
+from chefha_core.verbs import restore_watch
 from chefha_core.verbs.reach import VerbError, etcd_client
 from chefha_core.verbs.restore_staging import Staging
 from chefha_core.verbs.restore_watch import NotRestored, await_restored
-from chefha_core.verbs.steps import OnStep, StepLog, nobody_looks
+from chefha_core.verbs.steps import OnStep, Steps, nobody_looks
 
 #: what is left to people
 THEN = "now take a full backup; where there is search, rebuild it: chef-server-ctl reindex -a -t on a front end"
-#: seconds between two lines about something that goes on
-NEWS = 5.0
-
-
-class _Progress(StepLog):
-    """What was done, told as it happens."""
-
-    def __init__(self, on_step: OnStep) -> None:
-        super().__init__(on_step)
-        self._told = self.began
-
-    def going_on(self, step: str, outcome: str = "") -> None:
-        """Something takes its time: a line now and then, which is no step."""
-        if time.monotonic() - self._told > NEWS:
-            self._told = time.monotonic()
-            self._on_step({"step": step, "seconds": self.seconds, "outcome": outcome})
+STEPS = (
+    "looked at what could stand in the way",
+    "archive extracted, every checksum right",
+    "log replayed, data promoted and stopped, beside the present data",
+    "asked leaderl to exchange the data",
+    *restore_watch.STEPS,
+)
 
 
 def restore(
@@ -64,7 +56,7 @@ def restore(
     VerbError with one sentence, and nothing changed, if it is refused; times are seconds.
     """
     where = places or Places.of(settings)
-    steps, source = _Progress(on_step), checks.Source(settings, path)
+    steps, source = Steps(STEPS, on_step), checks.Source(settings, path)
     client = etcd_client(settings, name, settings.request_timeout)
     try:
         moment = checks.moment(target_time)
@@ -78,16 +70,17 @@ def restore(
         with Staging(where, staging_dir, view) as staging:
             staging.check_room(about)
             agree(_question(settings, view, source.label, about))
-            steps.done("looked at what could stand in the way")
-            request = _make_ready(settings, name, view, source, about, moment, staging, steps, timeout)
-            try:
-                _ask(client, request)
-                steps.done("asked leaderl to exchange the data")
-                until = steps.began + timeout
-                after = await_restored(client, settings, request, until, where, steps.done, steps.going_on)
-            except NotRestored:  # otherwise leaderl may be about to take it
-                staging.withdraw()
-                raise
+            steps.done(STEPS[0])
+            with steps.rest():
+                request = _make_ready(settings, name, view, source, about, moment, staging, steps, timeout)
+                try:
+                    _ask(client, request)
+                    steps.done(STEPS[3])
+                    until = steps.began + timeout
+                    after = await_restored(client, settings, request, until, where, steps.done, steps.going_on)
+                except NotRestored:  # otherwise leaderl may be about to take it
+                    staging.withdraw()
+                    raise
         return {
             **after,
             "archive": source.label,
@@ -114,7 +107,7 @@ def _make_ready(
     about: About,
     moment: datetime.datetime | None,
     staging: Staging,
-    steps: _Progress,
+    steps: Steps,
     timeout: float,
 ) -> Restoration:
     """Everything beside the data directory: whole, checked, replayed, promoted, stopped."""
@@ -129,11 +122,11 @@ def _make_ready(
     extracted = source.extract(staging.data, staging.places, timeout, progress)
     if extracted != about:
         raise ArchiveError("it has changed while it was read")
-    steps.done("archive extracted, every checksum right")
+    steps.done(STEPS[1])
     target = source.target(moment, about, staging.data)
     timeline = next_timeline(view, Position(max(about.timeline, target.timeline), 0))
-    system_id = staging.make_ready(settings, timeline, target, until, lambda: steps.going_on("replaying"))
-    steps.done("log replayed, data promoted and stopped, beside the present data")
+    system_id = staging.make_ready(settings, timeline, target, until, lambda: steps.going_on("replaying", ""))
+    steps.done(STEPS[2])
     return Restoration(name, view.leader.epoch, system_id, timeline, source.label)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from chefha_core import codec
@@ -20,6 +19,7 @@ PUBLISHED = "the restored data is the cluster's"
 SERVES = "the leader serves it"
 FOLLOWED = "the others have cloned it and follow"
 REMOVED = "the previous data is removed"
+STEPS = (PUBLISHED, SERVES, FOLLOWED, REMOVED)
 
 
 class NotRestored(VerbError):
@@ -33,12 +33,11 @@ def await_restored(
     until: float,
     places: Places,
     done: Callable[[str], None],
-    going_on: Callable[[str], None],
+    going_on: Callable[[str, str], None],
 ) -> dict[str, Any]:
     """Until the cluster is whole with the restored data; VerbError if it is refused, or not whole ``until`` then."""
     reached = 0
     missing = "etcd did not answer"
-    steps = (PUBLISHED, SERVES, FOLLOWED, REMOVED)
     while time.monotonic() < until:
         try:
             snapshot = client.range()
@@ -48,9 +47,9 @@ def await_restored(
             continue
         missing = _missing(view, settings, request, places, reached)
         if not missing:
-            done(steps[reached])
+            done(STEPS[reached])
             reached += 1
-            if reached == len(steps):
+            if reached == len(STEPS):
                 assert view.leader is not None
                 away = sorted(set(settings.members) - set(view.members))
                 return {
@@ -61,8 +60,8 @@ def await_restored(
                 }
             continue
         if reached == 0:
-            _refused(snapshot.kvs.get("restore_result"), view, request)
-        going_on(f"waiting: {missing}")
+            _refused(codec.told(snapshot.kvs, "restore_result"), view, request)
+        going_on(f"waiting: {missing}", "")
         time.sleep(LOOK)
     raise VerbError(_late(reached, missing))
 
@@ -91,9 +90,8 @@ def _missing(view: EtcdView, settings: Settings, request: Restoration, places: P
     return f"{kept} is there yet"
 
 
-def _refused(result: Any, view: EtcdView, request: Restoration) -> None:
+def _refused(said: Mapping[str, Any], view: EtcdView, request: Restoration) -> None:
     """NotRestored if leaderl wrote down why it does not restore, or if nobody will."""
-    said = json.loads(result.value) if result else {}
     if said.get("system_id") == request.system_id and said.get("outcome") == "refused":
         raise NotRestored(f"restore: {said.get('reason')}; the old data is served on")
     leader = view.leader

@@ -127,13 +127,29 @@ def gen_sample_backend_config(format: str = "pillar") -> str:
     return INTRO[format] + "".join(f"{line}\n" for line in lines)
 
 
+def sample() -> dict[str, Any]:
+    """Every setting with its default as data, as the pillar has them; what must be filled in is empty."""
+    tree: dict[str, Any] = {}
+    for entry in entries():
+        branch = tree
+        for name in entry.path[:-1]:
+            branch = branch[name]
+        branch[entry.path[-1]] = {} if entry.branch else _filled(entry)
+    return {"chefha": tree}
+
+
+def _filled(entry: Entry) -> Any:
+    """Its default, or what stands in the place of one."""
+    empty: Any = {} if entry.kind == "mapping" else ""
+    return empty if entry.required else entry.default
+
+
 def _yaml() -> Iterator[str]:
     yield "chefha:"
     for entry in entries():
         pad = "  " * len(entry.path)
         yield f"{pad}# {_explained(entry)}"
-        empty = "{}" if entry.kind == "mapping" else '""'
-        value = "" if entry.branch else f" {empty if entry.required else _json(entry.default)}"
+        value = "" if entry.branch else f" {_json(_filled(entry))}"
         yield f"{pad}{entry.path[-1]}:{value}"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from chefha_core import codec
+from chefha_core.model import ClusterConfig
 from chefha_core.parts.etcd import Compare, EtcdClient, EtcdError, Put
 from chefha_core.settings import Settings
 from chefha_core.verbs.reach import VerbError, etcd_client
@@ -42,7 +43,7 @@ def _set_cluster(verb: str, etcd: EtcdClient, on: bool) -> dict[str, Any]:
     kv = etcd.get("config")
     if kv is None:
         raise VerbError(f"{verb}: the cluster has no data yet; apply the states of its members first")
-    config = codec.cluster_config(kv)
+    config: ClusterConfig = codec.decode({"config": kv}, "config", codec.cluster_config)
     if config.failover != on:
         put = Put("config", codec.dump(dataclasses.replace(config, failover=on)))
         if not etcd.txn([Compare.mod_revision("config", kv.mod_revision)], [put]).succeeded:
@@ -65,5 +66,7 @@ def _with_etcd(verb: str, settings: Settings, name: str, act: Callable[[EtcdClie
         return act(client)
     except EtcdError as error:
         raise VerbError(f"{verb}: etcd does not answer with a quorum, so nothing was changed: {error}") from error
+    except codec.DamagedKey as error:
+        raise VerbError(f"{verb}: {error}; nothing was changed") from error
     finally:
         client.close()

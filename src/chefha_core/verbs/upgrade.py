@@ -20,12 +20,14 @@ from chefha_core.parts.salt_call import SaltFailed
 from chefha_core.settings import Settings
 from chefha_core.verbs import cluster_status, handover, in_turn, member, status
 from chefha_core.verbs.reach import VerbError, leaderl_status
-from chefha_core.verbs.steps import OnStep, StepLog, nobody_looks
+from chefha_core.verbs.steps import OnStep, Steps, nobody_looks
 
 #: seconds in which a cluster that is asked whether it is well may become so: a report can be a moment old
 PATIENCE = 5.0
 #: seconds for a hand-over
 HANDOVER = 60.0
+WELL, HANDED_OVER, APPLIED = "the cluster is well", "another member leads", "states applied"
+RESTARTED = "{unit} restarted with its new program"
 
 
 class Machine(Protocol):
@@ -50,12 +52,8 @@ class Machine(Protocol):
         """Restart one of them in this member's turn."""
 
 
-class _Progress(StepLog):
+class _Progress(Steps):
     DIGITS = 1
-
-    def left(self, timeout: float) -> float:
-        """Seconds that are left of the time-out, one at least."""
-        return max(1.0, self.began + timeout - time.monotonic())
 
 
 def check(settings: Settings, name: str, machine: Machine | None = None) -> dict[str, Any]:
@@ -75,32 +73,42 @@ def upgrade(
     """This member becomes what the pillar says; with ``failover`` it hands over first if it leads and anything would
     change, with ``packages`` PostgreSQL's and etcd's packages are renewed too. VerbError, with where it ended.
     """
-    machine, progress = machine or Member.of(settings, name), _Progress(on_step)
+    machine, progress = machine or Member.of(settings, name), _Progress((WELL, APPLIED, WELL), on_step)
     leads = _well("upgrade is refused", machine, PATIENCE)["leader"] == name
-    progress.done("the cluster is well")
+    progress.done(WELL)
     if leads and not failover:
         raise VerbError(
             f"upgrade: {name} leads; upgrade the followers first, then this one with --failover, which hands over first"
         )
-    try:
-        if leads and not _pending(machine, packages, progress.left(timeout)):
-            progress.done("nothing to change")
-            return {"node": name, "changed": [], "steps": progress.rows}
-        if leads:
-            progress.done(f"{machine.hand_over()} leads")
-            _well("after the hand-over", machine, progress.left(timeout))
-        renewed = machine.packages(False, progress.left(timeout)) if packages else []
-        changed = [*renewed, *machine.apply(False, progress.left(timeout))]
-        progress.done(f"states applied: {', '.join(changed) or 'nothing changed'}")
-        for unit in machine.outdated():
-            machine.restart(unit, progress.left(timeout))
-            progress.done(f"{unit} restarted with its new program")
-            changed.append(unit)
-    except SaltFailed as error:
-        raise VerbError(f'upgrade of {name}, after "{progress.rows[-1]["step"]}": {error}') from None
-    _well(f"upgrade of {name}: the states are applied, but", machine, progress.left(timeout))
-    progress.done("the cluster is well")
+    if leads:
+        progress.then(HANDED_OVER)
+    with progress.rest():
+        try:
+            if leads and not _pending(machine, packages, progress.left(timeout)):
+                progress.done("nothing to change")
+                return {"node": name, "changed": [], "steps": progress.rows}
+            changed = _carry_out(machine, leads, packages, progress, timeout)
+        except SaltFailed as error:
+            raise VerbError(f'upgrade of {name}, after "{progress.rows[-1]["step"]}": {error}') from None
+        _well(f"upgrade of {name}: the states are applied, but", machine, progress.left(timeout))
+        progress.done(WELL)
     return {"node": name, "changed": changed, "steps": progress.rows}
+
+
+def _carry_out(machine: Machine, leads: bool, packages: bool, progress: _Progress, timeout: float) -> list[str]:
+    """Hand over if this member leads, renew, apply, restart; what changed. SaltFailed, VerbError."""
+    if leads:
+        progress.done(f"{machine.hand_over()} leads")
+        _well("after the hand-over", machine, progress.left(timeout))
+    renewed = machine.packages(False, progress.left(timeout)) if packages else []
+    changed = [*renewed, *machine.apply(False, progress.left(timeout))]
+    progress.done(f"{APPLIED}: {', '.join(changed) or 'nothing changed'}")
+    units = machine.outdated()
+    progress.then(*(RESTARTED.format(unit=unit) for unit in units))
+    for unit in units:
+        machine.restart(unit, progress.left(timeout))
+        progress.done(RESTARTED.format(unit=unit))
+    return [*changed, *units]
 
 
 def _pending(machine: Machine, packages: bool, timeout: float) -> list[str]:
