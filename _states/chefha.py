@@ -23,7 +23,7 @@ from salt.exceptions import CommandExecutionError
 __version__ = "0.1.0"
 FILES = "salt://chefha/minion/files"
 LEADERL = "chefha-leaderl.service"
-#: a mark for each unit whose files changed since it was started; stays where a run fails before the restart
+#: marks of what a change has to be followed by, a unit's restart or the end of a layout, should a run fail before that
 DUE = Path("/run/chefha/restart-due")
 #: says what is so anyway: Salt cannot take up a beacon without any setting while it runs
 BEACON = [{"disable_during_state_run": False}]
@@ -75,7 +75,8 @@ def library(name):
         change = {"chefha library": {"old": _installed_version() or "not installed", "new": wheel}}
         if __opts__["test"]:
             return {**ret, "result": None, "changes": change, "comment": f"{wheel} would be installed"}
-        _restart_is_due([LEADERL])
+        if __salt__["service.status"](LEADERL):
+            _is_due(DUE / LEADERL)
         _install(path)
     except CommandExecutionError as error:
         return {**ret, "result": False, "comment": str(error)}
@@ -261,8 +262,9 @@ def _lay_out(name, state, reads_it="", **facts):
     except (ValueError, CommandExecutionError) as error:
         return {**ret, "result": False, "comment": str(error)}
     units = [unit for unit in (reads_it, *(wish.restart for wish in wishes)) if unit]
+    unfinished = DUE / f"{state}.unfinished"
     for wish in wishes:
-        if wish.after_change and not ret["changes"]:
+        if wish.after_change and not (ret["changes"] or unfinished.exists()):
             continue
         one = _carry_out(wish, bool(ret["changes"]))
         target = wish.arguments["name"]
@@ -271,9 +273,11 @@ def _lay_out(name, state, reads_it="", **facts):
         if one["result"] is None or one["changes"]:
             ret["changes"][target] = one["changes"] or one["comment"]
             if not (__opts__["test"] or wish.restart):
-                _restart_is_due(units)
+                _is_due(unfinished, *(DUE / unit for unit in units if __salt__["service.status"](unit)))
         if one["result"] is None:
             ret["result"] = None
+    if not __opts__["test"]:
+        unfinished.unlink(missing_ok=True)
     if ret["changes"]:
         ret["comment"] = f"{'would change' if __opts__['test'] else 'changed'}: {', '.join(ret['changes'])}"
     return ret
@@ -310,13 +314,12 @@ def _restarted(unit, in_turn):
     return "restarted"
 
 
-def _restart_is_due(units):
-    """Remember on the disk until it is done that these, if they run, do so with files of before."""
-    for unit in units:
-        if __salt__["service.status"](unit):
-            DUE.mkdir(parents=True, exist_ok=True)
-            DUE.parent.chmod(0o755)  # of leaderl, whose users must get in
-            (DUE / unit).touch()
+def _is_due(*marks):
+    """Remember on the disk what has to follow a change, until it is done: a unit that runs reads its files anew."""
+    DUE.mkdir(parents=True, exist_ok=True)
+    DUE.parent.chmod(0o755)  # of leaderl, whose users must get in
+    for mark in marks:
+        mark.touch()
 
 
 def _core(part):

@@ -17,7 +17,7 @@ from tests.salt.playground import REPOSITORY, pillar
 
 import chefha_core
 from chefha_core.layout.catalogue import LAYOUTS
-from chefha_core.layout.wish import running, text_file
+from chefha_core.layout.wish import reloaded, running, text_file
 
 LOADERS = (
     "_modules/chefha.py",
@@ -198,7 +198,7 @@ def test_a_restart_that_is_due_is_made_up_for_by_the_next_run(monkeypatch: pytes
     states.DUE, states.__pillar__, states.__opts__ = tmp_path / "run/due", {}, {"test": False, "id": "be1"}
     states.__salt__ = {"service.status": lambda unit: runs[0], "service.restart": lambda unit: next(restarts)}
     states.__states__ = {"file.managed": written, "service.running": lambda **arguments: fine}
-    assert states._lay_out("c", "c")["changes"] and not states.DUE.exists(), "it was started with the new file"
+    assert states._lay_out("c", "c")["changes"] and not any(states.DUE.iterdir()), "it was started with the new file"
     file.unlink()
     runs[0] = True
     assert states._lay_out("c", "c")["comment"] == "service.running x.service: x.service could not be restarted"
@@ -210,6 +210,14 @@ def test_a_restart_that_is_due_is_made_up_for_by_the_next_run(monkeypatch: pytes
     file.unlink()
     assert states._lay_out("a", "a", reads_it="x.service")["changes"]
     assert states._lay_out("b", "b")["changes"] == {"x.service": {"x.service": "restarted"}}
+    layouts["d"] = [*layouts["a"], running("y.service"), reloaded("z.service")]
+    states.__states__["cmd.run"] = lambda **arguments: {**fine, "changes": {"retcode": 0}}
+    file.unlink()
+    states.__states__["service.running"] = lambda **arguments: {**fine, "result": False}
+    assert states._lay_out("d", "d")["result"] is False
+    runs[0], states.__states__["service.running"] = False, lambda **arguments: fine
+    assert list(states._lay_out("d", "d")["changes"].values()) == [{"retcode": 0}], "what was not told is told now"
+    assert states._lay_out("d", "d")["changes"] == {}
 
 
 def test_etcd_access_tells_what_it_would_change(monkeypatch: pytest.MonkeyPatch) -> None:
