@@ -148,8 +148,8 @@ def gen_sample_backend_config(format="pillar"):
 
 def gen_server_config(fqdn="", file=""):
     """
-    The chef-server.rb of one front end. The password in it is masked, because answers stay in the job cache: ``file``
-    has it, and so has ``chef-backend-ctl gen-server-config``.
+    The chef-server.rb of one front end. Secrets in it are masked, because answers stay in the job cache: ``file``
+    has them, and so has ``chef-backend-ctl gen-server-config``.
 
     fqdn
         Host name of the front end.

@@ -27,6 +27,7 @@ from chefha_core.parts.frontend_files import Piece, Pieces
 from chefha_core.parts.postgres_sql import Session
 from chefha_core.parts.postgres_tools import PostgresError
 from chefha_core.settings import Settings
+from chefha_core.verbs import config
 from chefha_core.verbs.reach import VerbError
 
 CTL = Path("/usr/bin/chef-server-ctl")
@@ -269,12 +270,13 @@ def _run(front: FrontEnd, timeout: float) -> None:
 
 
 def _secrets(front: FrontEnd) -> set[str]:
-    """Every text that must not be shown: chefha's passwords, and all that Chef made."""
-    found = set(dataclasses.astuple(front.settings.secrets))
+    """Every text that must not be shown: chefha's passwords, those in further settings, and all that Chef made."""
+    found = set(config.secret_values(front.settings.to_dict()))
     for piece in frontend_files.local(front.root).values():
         with contextlib.suppress(ValueError):
             found |= set(_texts(json.loads(piece.content)))
-    return {text for text in found if len(text) >= LEAST_SECRET}
+    quoted = {json.dumps(text)[1:-1] for text in found}  # as programs print a text with quotes in it
+    return {text for text in found | quoted if len(text) >= LEAST_SECRET}
 
 
 def _texts(value: Any) -> Iterator[str]:
