@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +38,28 @@ def test_a_reconfigure_that_failed_shows_no_secret_of_the_further_settings(tmp_p
     with pytest.raises(VerbError, match="failed with exit code 1") as failure:
         frontend.reconfigure(front, 20)
     assert str(failure.value).splitlines()[-1] == f"{'******** ' * 4}an.host"
+
+
+def installed(front: FrontEnd, version: str) -> None:
+    """dpkg of the front end has Chef's package in this version."""
+    status = front.root / "var/lib/dpkg/status"
+    status.parent.mkdir(parents=True, exist_ok=True)
+    (status.parent / "updates").mkdir(exist_ok=True)
+    about = "Package: chef-server-core\nStatus: install ok installed\nMaintainer: x\nArchitecture: all\n"
+    status.write_text(f"{about}Version: {version}\nDescription: x\n\n")
+
+
+@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="no dpkg")
+def test_another_package_than_chef_was_configured_with_is_a_reason_even_in_a_later_run(tmp_path: Path) -> None:
+    front = front_end(tmp_path, repository="deb https://example.com/apt stable main")
+    frontend.reconfigure(front, 20)
+    for version in ("15.10.117-1", "15.10.117-2"):
+        installed(front, version)  # and in that run a state between this one and the package's failed
+        expected = {"chef-server-ctl reconfigure": "settings, carried files or the package have changed"}
+        assert frontend.reconfigure(front, 20, test=True) == frontend.reconfigure(front, 20) == expected
+        assert frontend.reconfigure(front, 20, test=True) == frontend.reconfigure(front, 20) == {}
+
+
+def test_another_release_in_the_pillar_is_a_reason(tmp_path: Path) -> None:
+    frontend.reconfigure(front_end(tmp_path), 20)
+    assert frontend.reconfigure(front_end(tmp_path, chef_server_version="15.9.38"), 20)
