@@ -71,6 +71,16 @@ def test_test_mode_announces_everything_and_shows_no_secret(opts: dict[str, Any]
     assert SECRET not in json.dumps(answers)
 
 
+def test_a_full_disk_is_one_sentence(opts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*front: Any, **how: Any) -> None:
+        raise OSError(28, "No space left on device", "/etc/opscode/private-chef-secrets.json")
+
+    monkeypatch.setattr(frontend, "carry", full)
+    answer = run(opts)["chefha_frontend_carried"]
+    words = "/etc/opscode/private-chef-secrets.json: No space left on device"
+    assert (answer["result"], answer["comment"]) == (False, f"a file cannot be read or written: {words}")
+
+
 def test_a_front_end_that_may_not_log_in_fails_the_members_state(opts: dict[str, Any]) -> None:
     tree = {**opts["pillar"]["chefha"], "frontends": {"fe1": "198.51.100.7"}}
     tree["secrets"] = pillar("")["secrets"]

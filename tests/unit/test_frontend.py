@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chefha_core.parts import frontend_files
+from chefha_core.parts.frontend_files import Piece
 from chefha_core.settings import from_pillar
 from chefha_core.verbs import frontend
 from chefha_core.verbs.frontend import FrontEnd
@@ -63,3 +67,20 @@ def test_another_package_than_chef_was_configured_with_is_a_reason_even_in_a_lat
 def test_another_release_in_the_pillar_is_a_reason(tmp_path: Path) -> None:
     frontend.reconfigure(front_end(tmp_path), 20)
     assert frontend.reconfigure(front_end(tmp_path, chef_server_version="15.9.38"), 20)
+
+
+def test_a_disk_without_room_leaves_the_former_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    piece = Piece(frontend_files.SECRETS, b"former")
+    frontend_files.write(piece, tmp_path)
+    place = tmp_path / piece.path.lstrip("/")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # beyond it a write is short, and the next one fails
+    try:
+        with pytest.raises(OSError, match="File too large") as failure:
+            frontend_files.write(Piece(piece.path, b"x" * 3000), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (failure.value.errno, failure.value.filename) == (errno.EFBIG, str(place))
+    assert place.read_bytes() == b"former" and list(place.parent.iterdir()) == [place]
+    frontend_files.write(Piece(piece.path, b"x" * 300_000), tmp_path)
+    assert place.read_bytes() == b"x" * 300_000 and oct(place.stat().st_mode) == "0o100600"

@@ -2,7 +2,8 @@
 
 The first front end, by name, lets Chef make its users and databases, and publishes the files that came of it. The
 others, and a first one that was made anew, take those before Chef runs there for the first time. Each function returns
-what changed, by name, or would (``test``); VerbError is one sentence. Nothing here shows a secret.
+what changed, by name, or would (``test``); VerbError is one sentence, OSError where the disk gives or takes no file.
+Nothing here shows a secret.
 """
 
 from __future__ import annotations
