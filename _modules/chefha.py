@@ -148,8 +148,8 @@ def gen_sample_backend_config(format="pillar"):
 
 def gen_server_config(fqdn="", file=""):
     """
-    The chef-server.rb of one front end. The password in it is masked, because answers stay in the job cache: ``file``
-    has it, and so has ``chef-backend-ctl gen-server-config``.
+    The chef-server.rb of one front end. Secrets in it are masked, because answers stay in the job cache: ``file``
+    has them, and so has ``chef-backend-ctl gen-server-config``.
 
     fqdn
         Host name of the front end.
@@ -301,23 +301,25 @@ def await_search(timeout=180):
     return _run("member", "wait_until_well", search_problem, _seconds("timeout", timeout))
 
 
-def verb(group, name, *args, **kwargs):
+def verb(group, action):
     """
-    A verb of the library on this node, with its settings and its name: what the other files of this module call.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt be1 chefha.verb switches set_node_failover on
+    For the other files of this module: ``action`` is called with a part of the library, this node's settings and its
+    name. It is a function, which nobody can hand over from a command line or in a state: there each verb has a function
+    of its own, which asks for its ``yes`` and shows no secret.
     """
-    return _run(str(group), str(name), *_node(), *args, **kwargs)
+    if not callable(action):
+        raise SaltInvocationError("chefha.verb is not for the command line; call the verb itself, such as chefha.stop")
+    return _explained(lambda: action(_verb(group), *_node()))
 
 
 def _run(group, name, *args, **kwargs):
     """A verb of the library, its refusal as Salt's error."""
+    return _explained(lambda: getattr(_verb(group), name)(*args, **kwargs))
+
+
+def _explained(action):
     try:
-        return getattr(_verb(group), name)(*args, **kwargs)
+        return action()
     except _core("verbs.reach").VerbError as error:
         raise CommandExecutionError(str(error)) from error
 

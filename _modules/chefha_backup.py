@@ -41,7 +41,7 @@ def backup(force=False, timeout=14400, compression="", max_rate=0, incremental="
     if compression not in ("", "zstd", "gzip"):
         raise SaltInvocationError(f"compression is {compression!r}; expected zstd or gzip")
     words = (force, float(timeout), compression, max_rate, str(incremental))
-    return __salt__["chefha.verb"]("backup", "backup", *words)
+    return __salt__["chefha.verb"]("backup", lambda verbs, *node: verbs.backup(*node, *words))
 
 
 def restore(path, staging_dir="", target_time="", foreign=False, timeout=14400):
@@ -72,4 +72,4 @@ def restore(path, staging_dir="", target_time="", foreign=False, timeout=14400):
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= 604800:
         raise SaltInvocationError(f"timeout is {timeout!r}; expected seconds, more than 0 and at most 604800")
     words = (str(path), str(staging_dir), float(timeout), str(target_time), foreign)
-    return __salt__["chefha.verb"]("restore", "restore", *words)
+    return __salt__["chefha.verb"]("restore", lambda verbs, *node: verbs.restore(*node, *words))

@@ -157,7 +157,8 @@ def tail(service="", lines=50):
     """
     if isinstance(lines, bool) or not isinstance(lines, int) or not 0 < lines <= 10000:
         raise SaltInvocationError(f"lines is {lines!r}; expected a whole number from 1 to 10000")
-    return __salt__["chefha.verb"]("services", "tail", _text("service", service), lines)
+    words = _text("service", service), lines
+    return __salt__["chefha.verb"]("services", lambda verbs, *node: verbs.tail(*node, *words))
 
 
 def service_list():
@@ -170,7 +171,7 @@ def service_list():
 
         salt '*' chefha.service_list
     """
-    return __salt__["chefha.verb"]("services", "service_list")
+    return __salt__["chefha.verb"]("services", lambda verbs, *node: verbs.service_list(*node))
 
 
 def gather_logs(directory="/root"):
@@ -187,7 +188,8 @@ def gather_logs(directory="/root"):
 
         salt be1 chefha.gather_logs
     """
-    return __salt__["chefha.verb"]("care_logs", "gather_logs", _text("directory", directory))
+    folder = _text("directory", directory)
+    return __salt__["chefha.verb"]("care_logs", lambda verbs, *node: verbs.gather_logs(*node, folder))
 
 
 def reconfigure():
@@ -229,7 +231,7 @@ def cleanse(yes=False):
         salt be3 chefha.cleanse yes=True
     """
     _confirmed("cleanse", yes, "deletes the data of this node")
-    return __salt__["chefha.verb"]("care", "cleanse")
+    return __salt__["chefha.verb"]("care", lambda verbs, *node: verbs.cleanse(*node))
 
 
 def uninstall(yes=False):
@@ -246,15 +248,14 @@ def uninstall(yes=False):
         salt be3 chefha.uninstall yes=True
     """
     _confirmed("uninstall", yes, "stops all services of this node")
-    return __salt__["chefha.verb"]("care", "uninstall")
+    return __salt__["chefha.verb"]("care", lambda verbs, *node: verbs.uninstall(*node))
 
 
 def _control(verb, service, timeout):
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= 3600:
         raise SaltInvocationError(f"timeout is {timeout!r}; expected seconds, more than 0 and at most 3600")
-    return __salt__["chefha.verb"](
-        "services", "control", verb, _text("service", service), float(timeout), through_salt=True
-    )
+    words = verb, _text("service", service), float(timeout)
+    return __salt__["chefha.verb"]("services", lambda verbs, *node: verbs.control(*node, *words, through_salt=True))
 
 
 def _text(name, value):

@@ -32,9 +32,8 @@ def bootstrap(quorum_loss_recovery=False, etcd_wait_time=30, elasticsearch_wait_
         salt be1 chefha.bootstrap quorum_loss_recovery=True
     """
     waits = _seconds("etcd_wait_time", etcd_wait_time), _seconds("elasticsearch_wait_time", elasticsearch_wait_time)
-    return __salt__["chefha.verb"](
-        "bootstrap", "bootstrap", _flag("quorum_loss_recovery", quorum_loss_recovery), *waits
-    )
+    words = _flag("quorum_loss_recovery", quorum_loss_recovery), *waits
+    return __salt__["chefha.verb"]("bootstrap", lambda verbs, *node: verbs.bootstrap(*node, *words))
 
 
 def create_cluster(**how):
@@ -103,7 +102,8 @@ def remove_node(node, timeout=30):
     """
     if not isinstance(node, str) or not node:
         raise SaltInvocationError(f"chefha.remove_node: node is {node!r}; expected the name or address of a member")
-    return __salt__["chefha.verb"]("remove_node", "remove_node", node, _seconds("timeout", timeout))
+    words = node, _seconds("timeout", timeout)
+    return __salt__["chefha.verb"]("remove_node", lambda verbs, *here: verbs.remove_node(*here, *words))
 
 
 def promote(node, timeout=30):
@@ -124,7 +124,8 @@ def promote(node, timeout=30):
     """
     if not isinstance(node, str) or not node:
         raise SaltInvocationError(f"chefha.promote: node is {node!r}; expected the name or address of a member")
-    return __salt__["chefha.verb"]("handover", "promote", node, _seconds("timeout", timeout))
+    words = node, _seconds("timeout", timeout)
+    return __salt__["chefha.verb"]("handover", lambda verbs, *here: verbs.promote(*here, *words))
 
 
 def demote(timeout=30):
@@ -140,7 +141,8 @@ def demote(timeout=30):
 
         salt be1 chefha.demote
     """
-    return __salt__["chefha.verb"]("handover", "demote", _seconds("timeout", timeout))
+    limit = _seconds("timeout", timeout)
+    return __salt__["chefha.verb"]("handover", lambda verbs, *node: verbs.demote(*node, limit))
 
 
 def set_cluster_failover(state):
@@ -157,7 +159,7 @@ def set_cluster_failover(state):
 
         salt be1 chefha.set_cluster_failover off
     """
-    return __salt__["chefha.verb"]("switches", "set_cluster_failover", state)
+    return __salt__["chefha.verb"]("switches", lambda verbs, *node: verbs.set_cluster_failover(*node, state))
 
 
 def set_node_failover(state):
@@ -174,7 +176,7 @@ def set_node_failover(state):
 
         salt be2 chefha.set_node_failover off
     """
-    return __salt__["chefha.verb"]("switches", "set_node_failover", state)
+    return __salt__["chefha.verb"]("switches", lambda verbs, *node: verbs.set_node_failover(*node, state))
 
 
 def force_leader(accept_data_loss=False, timeout=60):
@@ -194,7 +196,7 @@ def force_leader(accept_data_loss=False, timeout=60):
     """
     how = _flag("accept_data_loss", accept_data_loss), _seconds("timeout", timeout)
     before = __salt__["chefha.cluster_status"]()
-    done = __salt__["chefha.verb"]("force_leader", "force_leader", *how)
+    done = __salt__["chefha.verb"]("force_leader", lambda verbs, *node: verbs.force_leader(*node, *how))
     return {**done, "before": before}
 
 

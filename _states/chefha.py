@@ -192,6 +192,8 @@ def _front_end(name, verb, **how):
         return {**ret, "result": None, "comment": f"cannot be seen before the library is installed: {error}"}
     except (ValueError, CommandExecutionError) as error:
         return {**failed, "comment": str(error)}
+    except OSError as error:  # such as a disk that is full
+        return {**failed, "comment": f"a file cannot be read or written: {error.filename or name}: {error.strerror}"}
     except _core("verbs.reach").VerbError as error:
         # in test mode what it waits for may come about in the same run
         return {**ret, "result": None, "comment": str(error)} if __opts__["test"] else {**failed, "comment": str(error)}

@@ -15,7 +15,7 @@ from typing import Any
 
 from . import repository
 from .nodes import Machines
-from .stack import CHEF_SERVER_VERSION, CLUSTER, NEXT_CHEF_SERVER_VERSION, Stack, pillar
+from .stack import BIND_PASSWORD, CHEF_SERVER_VERSION, CLUSTER, NEXT_CHEF_SERVER_VERSION, Stack, pillar
 from .standin import deb
 from .topology import MASTER
 
@@ -28,6 +28,8 @@ PYTHON = "/opt/saltstack/salt/bin/python"
 BUILDER = "/opt/wheel-builder/bin/python"
 FRONTEND_FILES = f"{SOURCE}/salt/chefha/frontend/files"
 STAND_IN = "chef-server-core.deb"
+#: further lines of chef-server.rb
+FURTHER = {"ldap['bind_password']": BIND_PASSWORD}
 SECRETS_CONF = f"{SOURCE}/salt/chefha/master/files/chefha-secrets.conf"
 MASTER_D = "/etc/salt/master.d"
 # Only what the machines use: the rest would make every edit of a test or a page a new deployment.
@@ -95,7 +97,7 @@ class Deployment:
         more: dict[str, Any] = {"wheel": wheel}
         if self._stack.frontends:
             source = self._repository if "frontend" in self._stack.packaged else self._file()
-            more["frontend"] = {"chef_server_version": CHEF_SERVER_VERSION, **source}
+            more["frontend"] = {"chef_server_version": CHEF_SERVER_VERSION, "settings": FURTHER, **source}
         # JSON is YAML; the first line keeps Jinja away from what may look like a template in a secret.
         tree = pillar(self._stack, self._repository, **more)
         sls = "#!yaml\n" + json.dumps(tree, indent=2, sort_keys=True) + "\n"

@@ -26,6 +26,8 @@ CHEF_SERVER_VERSION = "15.10.117"
 #: of the stand-in, which front ends from the repository can be upgraded to
 NEXT_CHEF_SERVER_VERSION = "15.10.118"
 SHOP_PORT = 8080
+#: a secret that is passed on to chef-server.rb as it is; nobody logs in with it
+BIND_PASSWORD = "bind-password-of-the-lab"
 CLUSTER = "lab"
 
 

@@ -30,12 +30,13 @@ def commands() -> str:
 
 
 def functions(folder: str) -> dict[str, str]:
-    """Public functions of the loader modules in a folder, with their docstrings."""
+    """What the loader modules in a folder have for the command line, with their docstrings."""
     found = {}
     for path in sorted((ROOT / folder).glob("chefha*.py")):
         for one in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(one, ast.FunctionDef) and not one.name.startswith("_"):
                 found[one.name] = ast.get_docstring(one) or ""
+    found.pop("verb", None)  # for the modules themselves
     return found
 
 

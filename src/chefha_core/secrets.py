@@ -73,6 +73,14 @@ def _password() -> str:
     return secrets.token_hex(_PASSWORD_BYTES)
 
 
+def _texts(tree: Mapping[str, Any], *names: str) -> dict[str, str]:
+    """These entries, which must be texts: TypeError, KeyError."""
+    found = {name: tree[name] for name in names}
+    if not all(isinstance(text, str) for text in found.values()):
+        raise TypeError
+    return found
+
+
 @dataclass(frozen=True)
 class Trust:
     """Who issues certificates, and which other authority is trusted beside it: one to come, or one to go."""
@@ -183,16 +191,20 @@ class Store:
     # ---- files
 
     def _passwords(self) -> dict[str, str]:
-        return {str(name): str(text) for name, text in (self._read("secrets.json") or {}).items()}
+        found = self._read("secrets.json")
+        with self._as_written("secrets.json"):
+            return _texts(found, *found)
 
     def _trust(self) -> Trust:
         for _ in range(2):  # an authority may be forgotten while this reads
             found = self._read("authority.json") or self._missing()
-            names = [found[part] for part in _PARTS]
+            with self._as_written("authority.json"):
+                names = _texts({part: found[part] or "" for part in _PARTS}, *_PARTS).values()
+                generation = int(found["generation"])
             pairs = [Pair(self._text(f"{name}.crt"), self._text(f"{name}.key")) if name else None for name in names]
             if all(pair is None or (pair.certificate and pair.key) for pair in pairs):
                 issuer, coming, going = pairs
-                return Trust(issuer or self._missing(), coming, going, int(found["generation"]))
+                return Trust(issuer or self._missing(), coming, going, generation)
         raise SecretsError(f"{self.folder} on the master lacks files of {', '.join(filter(None, names))}; restore them")
 
     def _write_trust(self, trust: Trust) -> None:
@@ -210,10 +222,14 @@ class Store:
                     path.unlink()
 
     def _leaf(self, name: str) -> Leaf | None:
-        found = self._read(f"members/{name}.json")
+        file = f"members/{name}.json"
+        found = self._read(file)
         if not found:
             return None
-        return Leaf(**{**found, "pair": Pair(**found["pair"]), "names": tuple(found["names"])})
+        with self._as_written(file):
+            own = _texts(found["pair"], "certificate", "key")
+            ends, generation = float(found["ends"]), int(found["generation"])
+            return Leaf(Pair(**own), tuple(found["names"]), ends, generation, str(found["trusts"]))
 
     def _missing(self) -> Any:
         raise SecretsError(
@@ -221,12 +237,18 @@ class Store:
             f"salt-run chefha.secrets cluster={self.cluster}"
         )
 
-    def _read(self, name: str) -> dict[str, Any] | None:
+    def _read(self, name: str) -> dict[str, Any]:
+        """What is in a file; {} if it is not there."""
         text = self._text(name)
+        with self._as_written(name):
+            return dict(json.loads(text).items()) if text else {}
+
+    @contextlib.contextmanager
+    def _as_written(self, name: str) -> Iterator[None]:
+        """SecretsError where the file does not hold what was written there."""
         try:
-            found: dict[str, Any] | None = json.loads(text) if text else None
-            return found
-        except ValueError:
+            yield
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise SecretsError(
                 f"{self.folder / name} on the master is not what was written there; restore it from a backup"
             ) from None

@@ -195,7 +195,7 @@ def test_two_front_ends_share_what_the_first_one_made(
     assert frontend.publish(first) == {frontend_files.SECRETS: "published"}
     assert frontend.reconfigure(second, 60, test=True)
     assert frontend.carry(second, 0) == {frontend_files.SECRETS: "carried over"}
-    assert reconfigure(second) == {"chef-server-ctl reconfigure": "settings or carried files have changed"}
+    assert reconfigure(second) == {"chef-server-ctl reconfigure": "settings, carried files or the package have changed"}
     assert frontend.carry(second, 0) == reconfigure(second) == {}
     # the first one's machine is lost: the new one takes what is published
     renewed = stage.front_end(tmp_path / "3", "fe1")

@@ -8,6 +8,7 @@ from typing import Any
 
 from lab.api import Lab, Stack
 from lab.witness import Seen, Witness
+from tests.lab.secrecy import Secrets
 
 APPLY_TIMEOUT = 600.0
 #: what a state could change on a machine: files of ours and of packages, packages, the library in Salt's Python, units
@@ -27,24 +28,27 @@ FINGERPRINT = """
 
 @dataclass(frozen=True)
 class BringUp:
-    """By minion: answers to state.apply, and fingerprints of the machines before and after test mode; and what the back
-    ends were like when it was done."""
+    """By minion: answers to state.apply, and fingerprints of the machines before and after test mode; what the back
+    ends were like when it was done, and where secrets stood then."""
 
     promised: Mapping[str, Any]
     came_true: Mapping[str, Any]
     before_test: Mapping[str, str]
     after_test: Mapping[str, str]
     found: Sequence[Seen]
+    leaks: Sequence[str]
 
 
-def from_nothing(lab: Lab, stack: Stack) -> BringUp:
-    """A bare lab, the highstate in test mode, then the real one."""
+def from_nothing(lab: Lab, stack: Stack, secrets: Secrets) -> BringUp:
+    """A bare lab, the highstate in test mode, then the real one. The secrets that were made on the way are noted."""
     lab.up(stack, until="project")
     before = fingerprints(lab)
     promised = lab.highstate_test()
     after = fingerprints(lab)
     lab.up(stack)
-    return BringUp(promised, dict(lab.applied), before, after, Witness(lab.machines).look())
+    found = Witness(lab.machines).look()
+    secrets.note(lab)
+    return BringUp(promised, dict(lab.applied), before, after, found, secrets.leaks(lab))
 
 
 def minions(lab: Lab) -> list[str]:

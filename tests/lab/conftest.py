@@ -19,9 +19,12 @@ from lab.api import STACKS, Lab, Stack
 from lab.stack import DEFAULT
 from lab.witness import Witness
 from tests.lab.bring_up import BringUp, from_nothing
+from tests.lab.secrecy import Secrets
 
 # The engine's every request would bury what a failed test has to say.
 logging.getLogger("urllib3").setLevel(logging.INFO)
+#: the lab, what was seen while it came up from nothing, and the secrets that it has had since
+Brought = tuple[Lab, BringUp | None, Secrets]
 ASKED_FOR = [STACKS[name] for name in os.environ.get("CHEFHA_LAB_STACKS", DEFAULT.name).split(",")]
 
 
@@ -36,37 +39,43 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def brought_up(request: pytest.FixtureRequest) -> Iterator[tuple[Lab, BringUp | None]]:
+def brought_up(request: pytest.FixtureRequest) -> Iterator[Brought]:
     """The lab with this stack, and what was seen while it came up."""
-    lab = Lab()
+    lab, secrets = Lab(), Secrets()
     if os.environ.get("CHEFHA_REUSE_LAB"):
         running = lab.machines.stack()
         if running is None or Stack.from_label(running).name != request.param.name:
             pytest.skip(f"the lab that runs is not the stack {request.param.name}")
         lab.heal_all()
-        yield lab, None
+        yield lab, None, secrets
         return
     lab.up(request.param, until="engine")  # or what an engine that was stopped has kept would be no nothing
     lab.down()
     try:
-        yield lab, from_nothing(lab, request.param)
+        yield lab, from_nothing(lab, request.param, secrets), secrets
     finally:
         if not os.environ.get("CHEFHA_KEEP_LAB"):
             lab.down()
 
 
 @pytest.fixture
-def lab(brought_up: tuple[Lab, BringUp | None]) -> Lab:
+def lab(brought_up: Brought) -> Lab:
     """The lab. Each test mends what it breaks."""
     return brought_up[0]
 
 
 @pytest.fixture
-def bring_up(brought_up: tuple[Lab, BringUp | None]) -> BringUp:
+def bring_up(brought_up: Brought) -> BringUp:
     """What was seen while the lab came up from nothing."""
     if brought_up[1] is None:
         pytest.skip("the lab was up already")
     return brought_up[1]
+
+
+@pytest.fixture
+def secrets(brought_up: Brought) -> Secrets:
+    """Every secret of the lab that was noted. A test that replaces some notes them before and after."""
+    return brought_up[2]
 
 
 @pytest.fixture

@@ -101,6 +101,7 @@ def search_goes_on_without(lab: Lab, victim: str) -> None:
         assert code == 0 and wanted in said, (command, said)
 
 
+@pytest.mark.everywhere
 def test_f59_removing_a_dead_node_keeps_the_search_quorum_and_another_takes_its_name(
     lab: Lab, witness: Witness
 ) -> None:

@@ -12,7 +12,7 @@ from lab.topology import BACKENDS
 from lab.witness import Seen, Witness, others
 from tests.lab.bring_up import APPLY_TIMEOUT, did_change, failed
 from tests.lab.postgresql import sql
-from tests.lab.test_secrets_stay_secret import secrets_of
+from tests.lab.secrecy import secrets_of
 
 CTL = "chef-backend-ctl "
 #: seconds for a verb, for a cluster that was touched, and for one that was stopped as a whole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 from lab.api import Lab
@@ -10,6 +11,7 @@ from lab.topology import BACKENDS, MASTER, VIP
 from lab.witness import Witness
 from tests.lab.bring_up import APPLY_TIMEOUT, failed
 from tests.lab.postgresql import sql
+from tests.lab.secrecy import Secrets
 from tests.lab.story import HICCUP, under_load
 
 SECRETS_TIMEOUT = 60.0
@@ -20,6 +22,14 @@ SHOWN = (
     "for p in {ports}; do openssl s_client {start} -connect {address}:$p </dev/null 2>/dev/null "
     "| openssl x509 -noout -serial; done"
 )
+
+
+@pytest.fixture(autouse=True)
+def _no_secret_is_forgotten(lab: Lab, secrets: Secrets) -> Iterator[None]:
+    """The former ones are still looked for where they must not stand."""
+    secrets.note(lab)
+    yield
+    secrets.note(lab)
 
 
 def rotate(lab: Lab, what: str) -> None:

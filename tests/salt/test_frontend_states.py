@@ -13,6 +13,7 @@ import salt.state
 from lab.standin import deb
 from tests.salt.playground import REPOSITORY, pillar
 
+from chefha_core.layout.catalogue import checked
 from chefha_core.verbs import frontend
 
 SECRET = "s3cret-s3cret"
@@ -37,9 +38,9 @@ def opts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return made
 
 
-def run(opts: dict[str, Any]) -> dict[str, Any]:
+def run(opts: dict[str, Any], high: Any = None) -> dict[str, Any]:
     """The answers of sls chefha by the state's id."""
-    answers = salt.state.HighState(opts, initial_pillar=opts["pillar"]).state.call_high(compiled(opts))
+    answers = salt.state.HighState(opts, initial_pillar=opts["pillar"]).state.call_high(high or compiled(opts))
     return {answer["__id__"]: answer for answer in answers.values()}
 
 
@@ -69,6 +70,32 @@ def test_test_mode_announces_everything_and_shows_no_secret(opts: dict[str, Any]
     }
     assert False not in [answer["result"] for answer in answers.values()], answers
     assert SECRET not in json.dumps(answers)
+
+
+def test_a_package_that_only_this_run_would_install_is_announced_as_a_reason(opts: dict[str, Any]) -> None:
+    """By then it is not here, so that all looks as it was when Chef configured itself."""
+    front = frontend.FrontEnd(checked(opts["pillar"]["chefha"], "fe1"), "fe1")
+    front.remember(configured=frontend._digest(front), ever=True)
+    high = compiled(opts)
+    (watch,) = (one["watch"] for one in high["chefha_frontend_reconfigured"]["chefha"] if "watch" in one)
+    watch.remove({"chefha": "chefha_frontend_config"})
+    answers = run(opts, high)
+    assert answers["chefha_frontend_package"]["changes"]
+    assert answers["chefha_frontend_reconfigured"]["changes"] == {
+        "chef-server-ctl reconfigure": "its files were changed"
+    }
+    watch.remove({"chefha": "chefha_frontend_package"})
+    assert run(opts, high)["chefha_frontend_reconfigured"]["changes"] == {}
+
+
+def test_a_full_disk_is_one_sentence(opts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*front: Any, **how: Any) -> None:
+        raise OSError(28, "No space left on device", "/etc/opscode/private-chef-secrets.json")
+
+    monkeypatch.setattr(frontend, "carry", full)
+    answer = run(opts)["chefha_frontend_carried"]
+    words = "/etc/opscode/private-chef-secrets.json: No space left on device"
+    assert (answer["result"], answer["comment"]) == (False, f"a file cannot be read or written: {words}")
 
 
 def test_a_front_end_that_may_not_log_in_fails_the_members_state(opts: dict[str, Any]) -> None:

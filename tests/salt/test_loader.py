@@ -67,7 +67,7 @@ def test_f68_every_loader_module_has_the_version_of_the_library(path: str) -> No
 
 
 def test_every_verb_has_a_cli_example(modules: Any) -> None:
-    verbs = [name for name in modules if name.startswith("chefha.")]
+    verbs = [name for name in modules if name.startswith("chefha.") and name != "chefha.verb"]
     assert "chefha.promote" in verbs
     for name in verbs:
         assert f"chefha.{name.split('.')[1]}" in (inspect.getdoc(modules[name]) or "").split("CLI Example:")[1]
@@ -129,6 +129,51 @@ def test_what_deletes_or_stops_needs_a_yes(modules: Any) -> None:
     for verb in ("cleanse", "uninstall"):
         with pytest.raises(Exception, match="nothing was changed: give yes=True"):
             modules[f"chefha.{verb}"]()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("care", "cleanse"), ("gen_server_config", "gen_server_config"), ("services", ""), ("care", None), ("care", {})],
+)
+def test_no_command_line_reaches_the_library_past_its_verbs(modules: Any, arguments: Any) -> None:
+    with pytest.raises(Exception, match="not for the command line; call the verb itself") as refusal:
+        modules["chefha.verb"](*arguments)
+    assert type(refusal.value).__name__ == "SaltInvocationError"
+
+
+#: what each verb's function hands over to the library, behind this node's settings and name
+HANDED_OVER: dict[str, tuple[dict[str, Any], str, tuple[Any, ...]]] = {
+    "cleanse": ({"yes": True}, "care.cleanse", ()),
+    "uninstall": ({"yes": True}, "care.uninstall", ()),
+    "tail": ({"service": "etcd"}, "services.tail", ("etcd", 50)),
+    "service_list": ({}, "services.service_list", ()),
+    "gather_logs": ({}, "care_logs.gather_logs", ("/root",)),
+    "stop": ({}, "services.control", ("stop", "", 120.0, {"through_salt": True})),
+    "bootstrap": ({}, "bootstrap.bootstrap", (False, 30.0, 30.0)),
+    "remove_node": ({"node": "be3"}, "remove_node.remove_node", ("be3", 30.0)),
+    "promote": ({"node": "be2"}, "handover.promote", ("be2", 30.0)),
+    "demote": ({}, "handover.demote", (30.0,)),
+    "set_cluster_failover": ({"state": "off"}, "switches.set_cluster_failover", ("off",)),
+    "set_node_failover": ({"state": "off"}, "switches.set_node_failover", ("off",)),
+    "backup": ({}, "backup.backup", (False, 14400.0, "", 0, "")),
+    "restore": ({"path": "/x"}, "restore.restore", ("/x", "", 14400.0, "", False)),
+}
+
+
+@pytest.mark.parametrize("verb", HANDED_OVER)
+def test_verbs_of_the_other_files_reach_the_library(
+    opts: dict[str, Any], modules: Any, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    given, function, expected = HANDED_OVER[verb]
+    settings = Path(opts["chefha"]["settings"])
+    settings.write_text(json.dumps(opts["pillar"]["chefha"]))
+    monkeypatch.setattr(
+        f"chefha_core.verbs.{function}", lambda settings, *words, **more: (*words, *([more] if more else []))
+    )
+    try:
+        assert modules[f"chefha.{verb}"](**given) == ("be1", *expected)
+    finally:
+        settings.unlink()  # the other tests are about a node that is in no cluster yet
 
 
 @pytest.mark.parametrize(

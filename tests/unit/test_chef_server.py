@@ -132,6 +132,17 @@ def test_gen_server_config_prints_what_the_states_write(tmp_path: Path) -> None:
     assert "f0f0" not in text and "********" in gen_server_config(made, "fe1", mask=True)
 
 
+def test_gen_server_config_masks_the_secrets_among_further_lines(tmp_path: Path) -> None:
+    further = {"ldap['bind_password']": "l'dap-pw", "ldap['host']": "ldap.example", "profiles": {"secret": ["deep-pw"]}}
+    made = settings(frontend={"settings": further})
+    masked = gen_server_config(made, "fe1", mask=True)
+    assert "ldap['bind_password'] = '********'\n" in masked and "ldap['host'] = 'ldap.example'\n" in masked
+    assert "dap-pw" not in masked and "deep-pw" not in masked
+    assert "dap-pw" in gen_server_config(made, "fe1") and "deep-pw" in gen_server_config(made, "fe1")
+    written = Path(gen_server_config(made, "fe1", str(tmp_path / "chef-server.rb"), mask=True))
+    assert written.read_text() == gen_server_config(made, "fe1")
+
+
 @pytest.mark.parametrize("fqdn", ["", "Chef.example.com", "chef_server", "chef..example", "-chef.example", "a b"])
 def test_gen_server_config_refuses_what_is_no_host_name(fqdn: str) -> None:
     with pytest.raises(VerbError, match="gen-server-config"):

@@ -247,6 +247,38 @@ def test_members_are_told_to_use_tls(place: Place) -> None:
     assert code == 403 and said["error"] == "GET /leader is not for 127.0.0.2 without TLS"
 
 
+def posted(place: Place, length: str, source: str = "", local: bool = False) -> tuple[int, str]:
+    """Code and words that answer a POST whose body never comes."""
+    head = f"POST {'/converge' if local else '/ask'} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+    port, context = place.settings.leaderl.http_port, ssl.create_default_context(cadata=place.settings.tls.ca)
+    with contextlib.ExitStack() as opened:
+        if local:
+            asks = opened.enter_context(socket.socket(socket.AF_UNIX))
+            asks.connect(str(place.folder / "s"))
+        else:
+            asks = opened.enter_context(socket.create_connection(("127.0.0.1", port), 5, (source, 0)))
+            if source == MEMBERS["be2"]:
+                asks = opened.enter_context(context.wrap_socket(asks, server_hostname="127.0.0.1"))
+        asks.settimeout(2)  # less than the server waits for a body
+        asks.sendall(head.encode())
+        answer = b"".join(iter(lambda: asks.recv(65536), b""))
+    return int(answer.split()[1]), json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"]
+
+
+@pytest.mark.parametrize("length", ["-1", "abc", "1e3", "9" * 5000])
+def test_a_length_that_is_none_is_refused_and_nothing_is_read(
+    place: Place, length: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wrong = (400, "Content-Length is not a number of bytes")
+    assert posted(place, length, MEMBERS["be2"]) == posted(place, length, local=True) == wrong
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("length", ["-1", "abc", "60000"])
+def test_who_may_not_post_is_refused_before_anything_is_read(place: Place, length: str) -> None:
+    assert posted(place, length, MEMBERS["be3"]) == (403, "POST /ask is not for 127.0.0.3 without TLS")
+
+
 def test_haproxy_of_a_front_end_asks_plain_who_leads_and_nothing_else(members_way: Place) -> None:
     assert members_way.plain("/leader", FRONT) == (200, {"leader": True, "epoch": 7})
     assert members_way.plain("/status", FRONT)[0] == 403

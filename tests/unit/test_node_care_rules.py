@@ -8,6 +8,7 @@ import io
 import json
 import socket
 import tarfile
+import types
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,32 @@ def test_cleanse_follows_links_and_leaves_what_is_mounted(tmp_path: Path) -> Non
     for name in ("link", "data", "gone"):
         care._remove(tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("keys", "refused"),
+    [
+        (["config", "members/be2", "members/be3"], True),
+        (["config", "leader"], True),
+        (["members/be2"], True),
+        (["config", "members/be2", "removed/be3"], True),
+        (["config", "members/be2", "removed/be2"], False),
+        ([], False),
+    ],
+)
+def test_with_an_etcd_of_ones_own_a_silent_member_is_one_until_it_is_removed(
+    monkeypatch: pytest.MonkeyPatch, keys: list[str], refused: bool
+) -> None:
+    """Its report is gone as soon as its leaderl is stopped, and the others still count on its data."""
+    etcd = types.SimpleNamespace(range=lambda: types.SimpleNamespace(kvs=dict.fromkeys(keys)), close=lambda: None)
+    monkeypatch.setattr(care, "etcd_client", lambda *node: etcd)
+    monkeypatch.setattr(care, "leadership", lambda *node, **how: (False, ()))
+    settings = from_pillar(PILLAR | {"etcd_endpoints": ["http://192.0.2.21:2379"]})
+    said = care.membership_problem(settings, "be2")
+    assert bool(said) is refused
+    if refused:
+        assert "remove-node be2; for the last one of all, delete what etcd has below /chefha/chefha/" in said
+    assert not care.membership_problem(settings, "fe1")
 
 
 def test_cleanse_and_uninstall_ask_back(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

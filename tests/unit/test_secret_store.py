@@ -96,6 +96,30 @@ def test_what_cannot_be_read_or_written_is_one_sentence(store: Store, tmp_path: 
         Store("chefha", tmp_path / "file").make()
 
 
+SHAPES: dict[str, list[Any]] = {
+    "secrets.json": [["x"], "x", None, {"token": 7}, {"token": {"a": 1}}],
+    "authority.json": [["x"], None, {"issuer": "authority-x"}, {"issuer": 7, "coming": None, "going": None},
+                       {"issuer": "a", "coming": None, "going": None, "generation": [1]}],
+    "members/be1.json": [["x"], {"pair": {}}, {"pair": 7}, {"pair": {"certificate": "x"}}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_json_of_another_shape_is_one_sentence_and_is_left_as_it_is(store: Store, name: str) -> None:
+    given(store, "be1")
+    path = store.folder / name
+    whole = json.loads(path.read_text())
+    also = {field: {**whole, field: {"a": 1}} for field in whole if field not in ("names", "trusts")}
+    for wrong in [*SHAPES[name], *also.values()]:
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(SecretsError, match=rf"{name} on the master is not what was written there") as refusal:
+            given(store, "be1")
+        assert "\n" not in str(refusal.value) and json.loads(path.read_text()) == wrong
+        if name == "secrets.json":
+            with pytest.raises(SecretsError, match="restore it from a backup"):
+                store.make()
+
+
 # ---- handing out
 
 

@@ -70,16 +70,26 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, {"error": "there are /leader, /status and /metrics"})
 
     def do_POST(self) -> None:
-        length = min(int(self.headers.get("Content-Length") or 0), MOST)
-        raw = self.rfile.read(length)
-        if self._refused():
+        if self._refused():  # before anything is read that it sends
             return
+        length = self._length()
+        if length < 0:
+            self._send(400, {"error": "Content-Length is not a number of bytes"})
+            return
+        raw = self.rfile.read(length)
         if self.path == "/ask" and not self.local:
             self._answer(raw)
         elif self.path == "/converge" and self.local:
             self._converge(raw)
         else:
             self._send(404, {"error": "no such question"})
+
+    def _length(self) -> int:
+        """Bytes of the body that are read, MOST at the most; less than 0 where the header is wrong."""
+        try:
+            return min(int(self.headers.get("Content-Length") or 0), MOST)
+        except ValueError:
+            return -1
 
     def _refused(self) -> bool:
         """Answer a question that is not for who asks it."""

@@ -115,20 +115,23 @@ def publish(session: Session, pieces: Iterable[Piece], name: str, until: float) 
 
 
 def write(piece: Piece, root: Path = Path("/")) -> None:
-    """Write one file, 0600, whole or not at all; its owner is root as long as this machine has no such user."""
+    """Write one file, 0600, whole or not at all (OSError); its owner is root while this machine has no such user."""
     place = _place(root, piece.path)
     place.parent.mkdir(parents=True, exist_ok=True)
     temporary = place.with_name(f".{place.name}.{os.getpid()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    temporary.unlink(missing_ok=True)
     try:
-        os.fchmod(fd, 0o600)
-        os.write(fd, piece.content)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    with suppress(LookupError):
-        shutil.chown(temporary, piece.owner, piece.owner)
-    temporary.replace(place)
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(piece.content)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(LookupError):
+            shutil.chown(temporary, piece.owner, piece.owner)
+        temporary.replace(place)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise OSError(error.errno, error.strerror, str(place)) from None
     sync_directory(place.parent)
 
 

@@ -97,15 +97,14 @@ class Places:
         """
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            os.write(fd, text.encode())
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
             if os.geteuid() == 0:
                 user = pwd.getpwnam(self.user)
                 os.fchown(fd, user.pw_uid, user.pw_gid)
             if durable:
                 os.fsync(fd)
-        finally:
-            os.close(fd)
         temporary.replace(path)
         if durable:
             sync_directory(path.parent)

@@ -16,7 +16,7 @@ from chefha_core.layout.firewall import UNIT as FIREWALL_UNIT
 from chefha_core.layout.search import SYSCTL_FILE
 from chefha_core.layout.wish import CONFIG, DATA, UNITS
 from chefha_core.parts import systemd
-from chefha_core.parts.etcd import EtcdError
+from chefha_core.parts.etcd import EtcdClient, EtcdError
 from chefha_core.parts.etcd_members import confirmed_members
 from chefha_core.parts.postgres_tools import Places
 from chefha_core.parts.systemd import UnitError
@@ -85,7 +85,7 @@ def membership_problem(settings: Settings, name: str) -> str:
     client = etcd_client(settings, name, ETCD_DEADLINE)
     try:
         if settings.etcd_endpoints:
-            member = client.get(f"members/{name}") is not None
+            member = _is_member(client, name)
         else:
             own = peer_url(settings, name)
             member = any(one.name == name or own in one.peer_urls for one in confirmed_members(client))
@@ -97,11 +97,20 @@ def membership_problem(settings: Settings, name: str) -> str:
     finally:
         client.close()
     if member:
+        prefix = f"/chefha/{settings.cluster}/"
+        last = f"; for the last one of all, delete what etcd has below {prefix}" if settings.etcd_endpoints else ""
         return (
             f"cleanse: {name} is still a member of the cluster {settings.cluster}; stop it (chef-backend-ctl stop), "
-            f"then run on another member: chef-backend-ctl remove-node {name}"
+            f"then run on another member: chef-backend-ctl remove-node {name}{last}"
         )
     return ""
+
+
+def _is_member(client: EtcdClient, name: str) -> bool:
+    """Whether the cluster in somebody's own etcd counts this node: until remove-node has left its mark, or all keys of
+    the cluster are gone. The report of a member says nothing: it is gone as soon as leaderl is stopped."""
+    keys = client.range().kvs
+    return bool(keys) and f"removed/{name}" not in keys
 
 
 def doomed(settings: Settings, name: str) -> list[Path]:

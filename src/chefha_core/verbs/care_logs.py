@@ -97,7 +97,7 @@ def gather_logs(settings: Settings, name: str, folder: str = FOLDER, on_step: On
 
 def secrets_of(settings: Settings) -> set[str]:
     """Every secret that this node knows, line by line where it has several."""
-    found = set(_masked_values(settings.to_dict()))
+    found = set(config.secret_values(settings.to_dict()))
     if settings.secrets.etcd_root_password:
         found.add(token_key(settings))
     for file in ("server.key", "etcd.key"):  # the key stands in no settings file
@@ -105,20 +105,6 @@ def secrets_of(settings: Settings) -> set[str]:
             found.add(Path(settings.tls.directory, file).read_text(encoding="ascii"))
     lines = {line.strip() for text in found for line in text.splitlines() if not line.startswith("-----")}
     return {line for line in lines if len(line) >= LEAST_SECRET}
-
-
-def _masked_values(value: Any, secret: bool = False) -> Iterator[str]:
-    """The texts that show-config masks."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _masked_values(
-                item, secret or key in config.SECRET_NAMES or bool(config.SECRET_WORDS.search(key))
-            )
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _masked_values(item, secret)
-    elif secret and isinstance(value, str):
-        yield value
 
 
 class Redactor:

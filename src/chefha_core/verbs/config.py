@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from chefha_core.settings import Secrets, Settings, from_pillar
@@ -18,17 +18,33 @@ SECRET_NAMES = {field.name for field in dataclasses.fields(Secrets)} | {"key"}
 
 def shown(settings: Settings) -> dict[str, Any]:
     """Every setting with its value, secrets masked."""
-    masked: dict[str, Any] = _masked(settings.to_dict())
+    masked: dict[str, Any] = masked_values(settings.to_dict())
     return masked
 
 
-def _masked(value: Any, name: str = "") -> Any:
+def masked_values(value: Any, secret: bool = False) -> Any:
+    """The same tree with stars for what its name, or that of a tree around it, tells to be a secret."""
     if isinstance(value, Mapping):
-        return {key: _masked(item, key) for key, item in value.items()}
+        return {key: masked_values(item, secret or _is_secret(key)) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_masked(item) for item in value]
-    secret = name in SECRET_NAMES or SECRET_WORDS.search(name)
+        return [masked_values(item, secret) for item in value]
     return MASK if secret and value else value
+
+
+def secret_values(value: Any, secret: bool = False) -> Iterator[str]:
+    """What ``masked_values`` masks, as texts."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from secret_values(item, secret or _is_secret(key))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from secret_values(item, secret)
+    elif secret and value and not isinstance(value, bool):
+        yield str(value)
+
+
+def _is_secret(name: Any) -> bool:
+    return name in SECRET_NAMES or bool(SECRET_WORDS.search(str(name)))
 
 
 def fresh_pillar(members: Mapping[str, str], vip: str, more: Mapping[str, Any]) -> dict[str, Any]:

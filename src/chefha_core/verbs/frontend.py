@@ -2,7 +2,8 @@
 
 The first front end, by name, lets Chef make its users and databases, and publishes the files that came of it. The
 others, and a first one that was made anew, take those before Chef runs there for the first time. Each function returns
-what changed, by name, or would (``test``); VerbError is one sentence. Nothing here shows a secret.
+what changed, by name, or would (``test``); VerbError is one sentence, OSError where the disk gives or takes no file.
+Nothing here shows a secret.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from chefha_core.parts.frontend_files import Piece, Pieces
 from chefha_core.parts.postgres_sql import Session
 from chefha_core.parts.postgres_tools import PostgresError
 from chefha_core.settings import Settings
+from chefha_core.verbs import config
 from chefha_core.verbs.reach import VerbError
 
 CTL = Path("/usr/bin/chef-server-ctl")
@@ -34,6 +36,8 @@ CTL = Path("/usr/bin/chef-server-ctl")
 MEMORY = "/var/lib/chefha/frontend.json"
 #: seconds for one visit of the database, and between two
 VISIT, PAUSE = 15.0, 2.0
+#: seconds that dpkg may take to say what is installed
+DPKG = 20.0
 TAIL = 15
 #: shorter values are no secrets, and would mask what people must read
 LEAST_SECRET = 6
@@ -219,20 +223,37 @@ def _due(front: FrontEnd, test: bool) -> str:
     if not memory.configured:
         return "it has not run successfully yet"
     if memory.configured != _digest(front):
-        return "settings or carried files have changed"
+        return "settings, carried files or the package have changed"
     return "carried files would change" if test and carry(front, 0, test=True) else ""
 
 
 def _digest(front: FrontEnd) -> str:
+    """What Chef configures itself with. The state of the package tells of a new one only in the run that installs it:
+    should a later state fail in that run, the next run knows by the version that is here."""
     settings = front.settings
     text = chef_server_rb(settings, fqdn_of(settings, front.name))
     parts = [
         text,
+        settings.frontend.chef_server_version,
         settings.frontend.source,
         settings.frontend.checksum,
+        _installed(front),
         json.dumps(front.memory.carried, sort_keys=True),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _installed(front: FrontEnd) -> str:
+    """What dpkg knows of Chef's package, its version with it; "" if nothing."""
+    package, format = front.settings.frontend.package, "${db:Status-Status} ${Version}"
+    command = ["dpkg-query", f"--admindir={front.root / 'var/lib/dpkg'}", f"--showformat={format}", "--show", package]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DPKG, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise VerbError(f"dpkg does not say which {package} is installed: {error}") from None
+    if done.returncode > 1:
+        raise VerbError(f"dpkg does not say which {package} is installed: {done.stderr.strip()}")
+    return done.stdout
 
 
 def _run(front: FrontEnd, timeout: float) -> None:
@@ -269,12 +290,13 @@ def _run(front: FrontEnd, timeout: float) -> None:
 
 
 def _secrets(front: FrontEnd) -> set[str]:
-    """Every text that must not be shown: chefha's passwords, and all that Chef made."""
-    found = set(dataclasses.astuple(front.settings.secrets))
+    """Every text that must not be shown: chefha's passwords, those in further settings, and all that Chef made."""
+    found = set(config.secret_values(front.settings.to_dict()))
     for piece in frontend_files.local(front.root).values():
         with contextlib.suppress(ValueError):
             found |= set(_texts(json.loads(piece.content)))
-    return {text for text in found if len(text) >= LEAST_SECRET}
+    quoted = {json.dumps(text)[1:-1] for text in found}  # as programs print a text with quotes in it
+    return {text for text in found | quoted if len(text) >= LEAST_SECRET}
 
 
 def _texts(value: Any) -> Iterator[str]:
