@@ -85,7 +85,9 @@ class Postgresql:
 
     version: int = setting(None, "major version; none: 13 where there are front ends, else 17", least=13, most=17)
     port: int = setting(5432, "port on every member and on the VIP", least=1, most=65535)
-    data_dir: str = setting("/var/lib/chefha/postgresql/data", "data directory")
+    data_dir: str = setting(
+        "/var/lib/chefha/postgresql/data", "data directory; the folder around it is PostgreSQL's alone"
+    )
     bin_dir: str = setting("", "folder of postgres, pg_ctl, …; empty: Debian's /usr/lib/postgresql/VERSION/bin")
     max_connections: int = setting(350, "sessions of clients at most", least=10)
     max_replication_slots: int = setting(12, "one for each other member, the rest for you", least=4)

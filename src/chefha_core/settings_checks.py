@@ -9,6 +9,7 @@ import ipaddress
 import re
 
 from chefha_core import chef_accepts
+from chefha_core.folder_checks import folders
 from chefha_core.parameters import refused_parameter
 from chefha_core.search_checks import search_problem
 from chefha_core.settings import SECRETS_OF, Role, Settings
@@ -170,19 +171,7 @@ def _ports(settings: Settings) -> str:
 
 
 def _places(settings: Settings) -> str:
-    """folders are absolute paths, `vip_interface` is an interface, `etcd_endpoints` are URLs,
-    `leaderl:http_address` is one that others can ask.
-    """
-    for path, folder in (
-        ("postgresql:data_dir", settings.postgresql.data_dir),
-        ("etcd:data_dir", settings.etcd.data_dir),
-        ("search:data_dir", settings.search.data_dir),
-        ("search:log_dir", settings.search.log_dir),
-        ("tls:directory", settings.tls.directory),
-        ("backup:directory", settings.backup.directory),
-    ):
-        if not re.fullmatch(r"/[^\s'\"\\]+", folder):
-            return f"pillar chefha:{path} is {folder!r}; expected an absolute path without blanks or quotes"
+    """`vip_interface` is an interface, `etcd_endpoints` are URLs, `leaderl:http_address` is one that others can ask."""
     if not re.fullmatch(r"[^\s/]{1,15}", settings.vip_interface):
         return f"pillar chefha:vip_interface is {settings.vip_interface!r}; expected the name of a network interface"
     for url in settings.etcd_endpoints:
@@ -233,6 +222,7 @@ CHECKS = (
     _networks,
     _ports,
     _port_lists,
+    folders,
     _places,
     _backup,
     search_problem,

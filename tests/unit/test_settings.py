@@ -85,6 +85,8 @@ BAD = {
     ),
     "one role for two": (set_to("postgresql:db_superuser", "replicator"), "chefha:postgresql"),
     "one port for two": (set_to("postgresql:port", 2379), "chefha:postgresql:port"),
+    "a folder with shell in it": (set_to("etcd:data_dir", "/srv/$(id)"), "chefha:etcd:data_dir"),
+    "a folder that goes up again": (set_to("postgresql:data_dir", "/srv/pg/../data"), "chefha:postgresql:data_dir"),
     "a folder without a root": (set_to("postgresql:data_dir", "data"), "chefha:postgresql:data_dir"),
     "no interface": (set_to("vip_interface", ""), "chefha:vip_interface"),
     "an endpoint that is none": (set_to("etcd_endpoints", ["nonsense"]), "chefha:etcd_endpoints"),
@@ -119,6 +121,25 @@ def test_f66_wrong_pillar_is_one_sentence_with_the_path(name: str) -> None:
     assert text.startswith("pillar chefha:") and path in text
     assert re.search("expected|must be|known here|has no default|remove|makes", text), "what to do"
     assert "\n" not in text and ". " not in text and not text.endswith(".")
+
+
+@pytest.mark.parametrize("folder", ["/pgdata", "/var/lib/pgdata", "/srv/postgresql/", "/var/lib/chefha/data", "/"])
+def test_no_folder_of_the_system_becomes_postgresqls(folder: str) -> None:
+    with pytest.raises(SettingsError, match=r"pillar chefha:postgresql:data_dir is .* expected a folder of its own"):
+        from_pillar({**GOOD, "postgresql": {"data_dir": folder}})
+
+
+@pytest.mark.parametrize("path", ["etcd:data_dir", "search:data_dir", "search:log_dir", "tls:directory"])
+def test_no_folder_of_the_system_becomes_anybodys(path: str) -> None:
+    pillar = copy.deepcopy(GOOD)
+    set_to(path, "/var/lib")(pillar)
+    with pytest.raises(SettingsError, match=f"pillar chefha:{path} is /var/lib, which is not chefha's alone"):
+        from_pillar(pillar)
+
+
+@pytest.mark.parametrize("folder", ["/pgdata/data", "/var/lib/pgdata/data", "/srv/pg/main/", "/mnt/disk-1/pg/13.main"])
+def test_a_folder_of_its_own_may_be_postgresqls(folder: str) -> None:
+    assert from_pillar({**GOOD, "postgresql": {"data_dir": folder}}).postgresql.data_dir == folder
 
 
 @pytest.mark.parametrize("pillar", [None, {}, []])
