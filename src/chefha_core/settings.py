@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -328,7 +329,10 @@ def from_pillar(pillar: Any, role: Role = "backend") -> Settings:
     from chefha_core.settings_checks import CHECKS, missing_secret  # which needs the classes above
 
     if not pillar:
-        raise SettingsError("pillar chefha is missing; expected at least members, vip and secrets")
+        raise SettingsError("pillar chefha is missing or empty; expected at least members, vip and secrets")
+    if not isinstance(pillar, Mapping):  # what it is instead is not shown: secrets may stand in it
+        kind = "a text" if isinstance(pillar, str) else f"a {type(pillar).__name__}"
+        raise SettingsError(f"pillar chefha is {kind}; expected a mapping with at least members, vip and secrets")
     settings = _resolved(build(Settings, pillar, "chefha"))
     for check in CHECKS:
         if problem := check(settings):

@@ -12,6 +12,7 @@ import pytest
 
 from chefha_core.checked import SettingsError
 from chefha_core.layout.catalogue import checked
+from chefha_core.masters import masters
 from chefha_core.settings import PROFILES, SECRETS_OF, from_pillar, load
 
 GOOD: dict[str, Any] = {
@@ -146,6 +147,24 @@ def test_a_folder_of_its_own_may_be_postgresqls(folder: str) -> None:
 def test_f66_missing_pillar(pillar: Any) -> None:
     with pytest.raises(SettingsError, match="pillar chefha is missing"):
         from_pillar(pillar)
+
+
+@pytest.mark.parametrize(("pillar", "kind"), [("hunter2", "a text"), ([{"token": "hunter2"}], "a list"), (5, "a int")])
+def test_f66_a_pillar_of_another_kind_is_not_shown(pillar: Any, kind: str) -> None:
+    with pytest.raises(SettingsError, match=f"^pillar chefha is {kind}; expected a mapping") as refusal:
+        from_pillar(pillar)
+    assert "hunter2" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("named", "ids"), [(["a", "b"], ["a", "b"]), ("saltmaster", ["saltmaster"]), (None, [])])
+def test_masters_are_a_list_or_one_name(named: Any, ids: list[str]) -> None:
+    assert masters(named) == ids
+
+
+@pytest.mark.parametrize("named", [5, True, {"a": "b"}, [1], [""]])
+def test_f66_other_masters_are_refused(named: Any) -> None:
+    with pytest.raises(SettingsError, match=r"^pillar chefha_masters is .*; expected a list of minion ids"):
+        masters(named)
 
 
 def test_refusals_never_show_a_secret() -> None:
