@@ -1,4 +1,4 @@
-"""Which folders a pillar may name: the states give each an owner and a mode, so none may be the system's."""
+"""Which folders a pillar may name: each gets an owner and a mode, so none may be the system's or within another."""
 
 from __future__ import annotations
 
@@ -19,14 +19,29 @@ SHARED = frozenset(
 
 
 def folders(settings: Settings) -> str:
-    """folders are absolute paths and none of them is the system's own, nor is the one around `postgresql:data_dir`."""
+    """folders are absolute paths, none of them is the system's own or lies within another, and both are true of the
+    folder around `postgresql:data_dir`, which is PostgreSQL's alone.
+    """
     named = _named(settings)
+    return _not_absolute(named) or _shared(named, settings) or _nested(named, settings)
+
+
+def home_of_postgresql(settings: Settings) -> PurePosixPath:
+    """The folder around the data directory: role.conf, passwords and former data are there, for PostgreSQL alone."""
+    return PurePosixPath(settings.postgresql.data_dir).parent
+
+
+def _not_absolute(named: dict[str, str]) -> str:
     for path, folder in named.items():
         if not re.fullmatch(r"(/[\w.@+:-]+)+/?|/", folder) or ".." in folder.split("/"):
             return (
                 f"pillar chefha:{path} is {folder!r}; expected an absolute path of letters, digits and any of ._-+@: "
                 "that does not go up by '..'"
             )
+    return ""
+
+
+def _shared(named: dict[str, str], settings: Settings) -> str:
     for path, folder in named.items():
         if str(PurePosixPath(folder)) in SHARED:
             return (
@@ -42,9 +57,18 @@ def folders(settings: Settings) -> str:
     return ""
 
 
-def home_of_postgresql(settings: Settings) -> PurePosixPath:
-    """The folder around the data directory: role.conf, passwords and former data are there, for PostgreSQL alone."""
-    return PurePosixPath(settings.postgresql.data_dir).parent
+def _nested(named: dict[str, str], settings: Settings) -> str:
+    """What belongs to one user is closed to the others, and goes when what is around it is emptied or replaced."""
+    whole = {path: PurePosixPath(folder) for path, folder in named.items()}
+    whole["postgresql:data_dir"] = home_of_postgresql(settings)
+    for path, folder in named.items():
+        for other, around in whole.items():
+            if other != path and PurePosixPath(folder).is_relative_to(around):
+                return (
+                    f"pillar chefha:{path} is {folder}, which is or lies within {around}, the folder of "
+                    f"chefha:{other}; expected one elsewhere"
+                )
+    return ""
 
 
 def _named(settings: Settings) -> dict[str, str]:

@@ -143,6 +143,36 @@ def test_a_folder_of_its_own_may_be_postgresqls(folder: str) -> None:
     assert from_pillar({**GOOD, "postgresql": {"data_dir": folder}}).postgresql.data_dir == folder
 
 
+NESTED = {
+    "one folder for two": {"etcd:data_dir": "/srv/x", "search:data_dir": "/srv/x/"},
+    "etcd in the data of search": {"search:data_dir": "/srv/x", "etcd:data_dir": "/srv/x/etcd"},
+    "search in the data of PostgreSQL": {"postgresql:data_dir": "/srv/x/pg", "search:data_dir": "/srv/x/pg/search"},
+    "logs in the data of search": {"search:data_dir": "/srv/x", "search:log_dir": "/srv/x/logs"},
+    "backups in the data of etcd": {"etcd:data_dir": "/srv/x", "backup:directory": "/srv/x/backups"},
+    "backups where the data are": {"postgresql:data_dir": "/srv/x/pg", "backup:directory": "/srv/x/pg"},
+    "etcd where PostgreSQL alone gets in": {"postgresql:data_dir": "/x/pg", "etcd:data_dir": "/x/etcd"},
+    "certificates in the logs": {"search:log_dir": "/srv/x", "tls:directory": "/srv/x/tls"},
+}
+
+
+@pytest.mark.parametrize("case", NESTED)
+def test_no_folder_is_or_lies_within_that_of_another(case: str) -> None:
+    pillar = copy.deepcopy(GOOD)
+    for path, folder in NESTED[case].items():
+        set_to(path, folder)(pillar)
+    with pytest.raises(SettingsError, match="expected one elsewhere") as refusal:
+        from_pillar(pillar)
+    assert all(f"chefha:{path}" in str(refusal.value) for path in NESTED[case])
+
+
+def test_folders_may_stand_side_by_side() -> None:
+    pillar = copy.deepcopy(GOOD)
+    for path, folder in (("postgresql:data_dir", "/data/pg/13"), ("etcd:data_dir", "/data/pg-etcd")):
+        set_to(path, folder)(pillar)
+    set_to("backup:directory", "/data/pg.backup")(pillar)
+    assert from_pillar(pillar).backup.directory == "/data/pg.backup"
+
+
 @pytest.mark.parametrize("pillar", [None, {}, []])
 def test_f66_missing_pillar(pillar: Any) -> None:
     with pytest.raises(SettingsError, match="pillar chefha is missing"):
