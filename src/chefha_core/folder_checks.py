@@ -23,7 +23,9 @@ def folders(settings: Settings) -> str:
     folder around `postgresql:data_dir`, which is PostgreSQL's alone.
     """
     named = _named(settings)
-    return _not_absolute(named) or _shared(named, settings) or _nested(named, settings)
+    more = {"postgresql:bin_dir": settings.postgresql.bin_dir, "search:java_home": settings.search.java_home}
+    read = {path: folder for path, folder in more.items() if folder}
+    return _not_absolute(named | read) or _shared(named, settings) or _nested(named, settings)
 
 
 def home_of_postgresql(settings: Settings) -> PurePosixPath:

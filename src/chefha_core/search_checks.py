@@ -8,6 +8,7 @@ from typing import Any
 
 from chefha_core.settings import Search, SearchSource, Settings
 
+PACKAGE = re.compile(r"[a-z0-9][a-z0-9.+-]+")
 #: hexadecimal digits of a checksum
 DIGITS = {"sha256": 64, "sha384": 96, "sha512": 128}
 #: setting of the engine -> setting that has it
@@ -68,7 +69,7 @@ def _archive(source: SearchSource) -> str:
 
 def _package(source: SearchSource) -> str:
     path = "pillar chefha:search:source"
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]+", source.package):
+    if not PACKAGE.fullmatch(source.package):
         return f"{path}:package is {source.package!r}; expected the name of a Debian package"
     if source.repository and not re.fullmatch(r"deb \S.*", source.repository):
         return f"{path}:repository is {source.repository!r}; expected a line such as deb https://… stable main"
@@ -78,8 +79,8 @@ def _package(source: SearchSource) -> str:
 
 
 def _java(search: Search) -> str:
-    if search.java_home and not re.fullmatch(r"/[^\s'\"\\]+", search.java_home):
-        return f"pillar chefha:search:java_home is {search.java_home!r}; expected an absolute path without blanks"
+    if search.java_package and not PACKAGE.fullmatch(search.java_package):
+        return f"pillar chefha:search:java_package is {search.java_package!r}; expected the name of a Debian package"
     for option in search.java_opts:
         if re.match(r"-Xm[sx]", option):
             return f"pillar chefha:search:java_opts has {option}; set chefha:search:heap_mb instead"

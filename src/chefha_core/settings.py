@@ -123,7 +123,7 @@ class SearchSource:
     checksum: str = setting("", "of the archive, such as sha256=0123…; checked before it is unpacked")
     package: str = setting("", "name of a Debian package instead of an archive, such as opensearch")
     repository: str = setting("", "line for sources.list that has the package; empty: already configured")
-    repository_key: str = setting("", "OpenPGP key of the repository, armoured text")
+    repository_key: str = setting("", "OpenPGP key of the repository, armoured text", lines=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Frontend:
     source: str = setting("", "file of the package: https://…, salt://…, or a path; empty: from repository")
     checksum: str = setting("", "of the file, such as sha256=0123…")
     repository: str = setting("", "line for sources.list that has the package; empty: already configured")
-    repository_key: str = setting("", "OpenPGP key of the repository, armoured text")
+    repository_key: str = setting("", "OpenPGP key of the repository, armoured text", lines=True)
     way: str = setting(
         "vip",
         "vip: through the virtual address; members: each front end's own HAProxy asks the members (use_chef_backend)",
@@ -253,9 +253,9 @@ class Tls:
     """Certificates, PEM texts: from the master one for each member, or in the pillar one for all of them."""
 
     enabled: bool = setting(True, "TLS for etcd and PostgreSQL between the members and to the clients")
-    ca: str = setting("", "certificate of the cluster's authority, PEM")
-    certificate: str = setting("", "this member's certificate, or one for all members, PEM")
-    key: str = setting("", "its private key, PEM", secret=True)
+    ca: str = setting("", "certificate of the cluster's authority, PEM", lines=True)
+    certificate: str = setting("", "this member's certificate, or one for all members, PEM", lines=True)
+    key: str = setting("", "its private key, PEM", secret=True, lines=True)
     directory: str = setting("/etc/chefha/tls", "where the states write them")
 
     def __repr__(self) -> str:

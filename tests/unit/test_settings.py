@@ -86,6 +86,30 @@ BAD = {
     ),
     "one role for two": (set_to("postgresql:db_superuser", "replicator"), "chefha:postgresql"),
     "one port for two": (set_to("postgresql:port", 2379), "chefha:postgresql:port"),
+    "a role without a name": (set_to("postgresql:monitoring_user", ""), "chefha:postgresql:monitoring_user is ''"),
+    "a role that is two lines": (
+        set_to("postgresql:db_superuser", "a\nb"),
+        "chefha:postgresql:db_superuser is 'a\\nb'",
+    ),
+    "a role with a quote": (set_to("postgresql:rewind_user", 'a"b'), "chefha:postgresql:rewind_user is 'a\"b'"),
+    "a role that PostgreSQL keeps": (set_to("postgresql:replication_user", "pg_x"), "postgresql:replication_user"),
+    "everybody as a role": (set_to("postgresql:db_superuser", "public"), "chefha:postgresql:db_superuser is 'public'"),
+    "a password of two lines": (
+        set_to("secrets:superuser_password", "a\nb"),
+        "superuser_password is a str (not shown)",
+    ),
+    "a password with a line's end": (set_to("secrets:rewind_password", "a\n"), "chefha:secrets:rewind_password"),
+    "a NUL in a text": (set_to("backup:s3:prefix", "a\0b"), "chefha:backup:s3:prefix is 'a\\x00b'"),
+    "a NUL in a certificate": (set_to("tls:ca", "a\nb\0"), "chefha:tls:ca is 'a\\nb\\x00'"),
+    "two lines in a list": (set_to("firewall:clients", ["192.0.2.1\naccept"]), "chefha:firewall:clients is"),
+    "two lines in a parameter": (
+        set_to("postgresql:parameters", {"work_mem": "1MB\nfsync=off"}),
+        "parameters:work_mem",
+    ),
+    "an interface with shell in it": (set_to("vip_interface", "eth0;rm"), "chefha:vip_interface is 'eth0;rm'"),
+    "an interface too long": (set_to("vip_interface", "abcdefghijklmnop"), "chefha:vip_interface"),
+    "a wheel elsewhere": (set_to("wheel", "../x.whl"), "chefha:wheel is '../x.whl'"),
+    "programs without a root": (set_to("postgresql:bin_dir", "bin"), "chefha:postgresql:bin_dir is 'bin'"),
     "a folder with shell in it": (set_to("etcd:data_dir", "/srv/$(id)"), "chefha:etcd:data_dir"),
     "a folder that goes up again": (set_to("postgresql:data_dir", "/srv/pg/../data"), "chefha:postgresql:data_dir"),
     "a folder without a root": (set_to("postgresql:data_dir", "data"), "chefha:postgresql:data_dir"),
@@ -184,6 +208,20 @@ def test_f66_a_pillar_of_another_kind_is_not_shown(pillar: Any, kind: str) -> No
     with pytest.raises(SettingsError, match=f"^pillar chefha is {kind}; expected a mapping") as refusal:
         from_pillar(pillar)
     assert "hunter2" not in str(refusal.value)
+
+
+def test_names_and_texts_that_are_in_use_are_accepted() -> None:
+    pillar = copy.deepcopy(GOOD)
+    for path, value in {
+        "vip_interface": "bond0.100",
+        "postgresql:db_superuser": "Chef-Admin_1",
+        "postgresql:bin_dir": "/usr/lib/postgresql/17/bin",
+        "secrets:superuser_password": 'ü it\'s #{`id`} \\ "so" : €',
+        "tls:ca": "-----BEGIN CERTIFICATE-----\r\nMII\r\n",
+        "wheel": "chefha-0.1.0+local.1-py3-none-any.whl",
+    }.items():
+        set_to(path, value)(pillar)
+    assert from_pillar(pillar).vip_interface == "bond0.100"
 
 
 @pytest.mark.parametrize(("named", "ids"), [(["a", "b"], ["a", "b"]), ("saltmaster", ["saltmaster"]), (None, [])])
