@@ -10,7 +10,8 @@ import re
 from typing import Any
 
 from chefha_core.chef_server import LINE, fqdn_of, fqdn_problem, has_opensearch_form, version_of
-from chefha_core.settings import Settings
+from chefha_core.settings import Frontend, Settings
+from chefha_core.source_checks import checksum_problem, package_problem
 
 #: the oldest front end that can have its database elsewhere
 OLDEST = (12, 4)
@@ -32,8 +33,9 @@ _ANYWAY = "or set chefha:frontend:check_versions to false"
 
 
 def front_ends(settings: Settings) -> str:
-    """`frontend:fqdns` has host names of the front ends, `frontend:source` from the network needs `frontend:checksum`,
-    and the names in `frontend:settings` are left sides of lines of chef-server.rb."""
+    """`frontend:fqdns` has host names of the front ends, `frontend:source` from the network needs `frontend:checksum`
+    and takes the place of `frontend:repository`, and the names in `frontend:settings` are left sides of lines of
+    chef-server.rb."""
     for name in settings.frontend.fqdns:
         if name not in settings.frontends:
             return f"pillar chefha:frontend:fqdns has {name}, which is not in chefha:frontends"
@@ -45,12 +47,19 @@ def front_ends(settings: Settings) -> str:
                 "a name such as chef.example.com"
             )
     front = settings.frontend
-    if re.match(r"https?://", front.source) and not front.checksum:
+    return _source(front) or next(filter(None, (_further(name, value) for name, value in front.settings.items())), "")
+
+
+def _source(front: Frontend) -> str:
+    path = "pillar chefha:frontend"
+    if front.source and front.repository:
+        return f"{path} has both source and repository; expected one of them"
+    if front.source and not re.fullmatch(r"(https?://|salt://|/)\S+", front.source):
         return (
-            f"pillar chefha:frontend:checksum is empty and chefha:frontend:source is {front.source}; expected the "
-            "file's checksum, such as sha256=0123…"
+            f"{path}:source is {front.source!r}; expected a Debian package at https://…, at salt://…, or an absolute "
+            "path on the front end"
         )
-    return next(filter(None, (_further(name, value) for name, value in front.settings.items())), "")
+    return checksum_problem(path, front.source, front.checksum) or package_problem(path, front)
 
 
 def _further(name: Any, value: Any) -> str:

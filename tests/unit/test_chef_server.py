@@ -99,8 +99,34 @@ REFUSED = {
     "a host name of nobody": ({"frontend": {"fqdns": {"fe9": "chef.example"}}}, "fqdns has fe9", "chefha:frontends"),
     "a download without a checksum": (
         {"frontend": {"source": "https://example.com/chef.deb"}},
-        "chefha:frontend:checksum is empty",
+        "chefha:frontend:checksum is missing",
         "sha256=",
+    ),
+    "a checksum that is none": (
+        {"frontend": {"source": "/srv/chef.deb", "checksum": "sha256=12"}},
+        "chefha:frontend:checksum is 'sha256=12'",
+        "64 hexadecimal digits",
+    ),
+    "a file from nowhere": ({"frontend": {"source": "chef.deb"}}, "chefha:frontend:source is 'chef.deb'", "salt://…"),
+    "a file and a repository": (
+        {"frontend": {"source": "/srv/chef.deb", "repository": "deb https://example.com/apt stable main"}},
+        "chefha:frontend has both source and repository",
+        "expected one of them",
+    ),
+    "a repository that is none": (
+        {"frontend": {"repository": "https://example.com"}},
+        "chefha:frontend:repository is 'https://example.com'",
+        "a line such as deb",
+    ),
+    "a key that is none": (
+        {"frontend": {"repository": "deb https://example.com x y", "repository_key": "x"}},
+        "chefha:frontend:repository_key is no armoured OpenPGP key",
+        "-----BEGIN PGP",
+    ),
+    "a package that is a path": (
+        {"frontend": {"package": "../chef"}},
+        "chefha:frontend:package is '../chef'",
+        "name of",
     ),
 }
 
@@ -158,11 +184,12 @@ def test_a_front_end_keeps_only_its_own_secrets() -> None:
 
 
 def test_package_from_a_file_or_a_repository() -> None:
-    source = {"source": "https://example.com/c.deb", "checksum": "sha256=00"}
+    source = {"source": "https://example.com/c.deb", "checksum": f"sha256={'0' * 64}"}
     _, file, package = frontend_package(settings(frontend=source), "fe1")
-    assert (file.arguments["source"], file.arguments["source_hash"]) == (source["source"], "sha256=00")
+    assert (file.arguments["source"], file.arguments["source_hash"]) == (source["source"], source["checksum"])
     assert package.arguments["sources"] == [{"chef-server-core": file.arguments["name"]}]
-    repository = {"repository": "deb [arch=amd64] https://example.com/apt stable main", "repository_key": "-----BEGIN"}
+    key = "-----BEGIN PGP PUBLIC KEY BLOCK-----\nx"
+    repository = {"repository": "deb [arch=amd64] https://example.com/apt stable main", "repository_key": key}
     wishes = frontend_package(settings(frontend=repository), "fe1")
     line = next(wish.arguments["contents"] for wish in wishes if wish.arguments["name"].endswith(".list"))
     assert (
