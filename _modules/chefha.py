@@ -108,8 +108,10 @@ def validate_pillar():
     """
     try:
         # rendered anew: what the minion has in memory may be older than the master's files, and pillar.items masks it
-        pillar = salt.pillar.get_pillar(__opts__, dict(__grains__), __opts__["id"], __opts__.get("saltenv"))
-        settings = _core("layout.catalogue").checked(pillar.compile_pillar().get("chefha"), __opts__["id"])
+        found = salt.pillar.get_pillar(__opts__, dict(__grains__), __opts__["id"], __opts__.get("saltenv"))
+        pillar = found.compile_pillar()
+        _core("masters").masters(pillar.get("chefha_masters"))
+        settings = _core("layout.catalogue").checked(pillar.get("chefha"), __opts__["id"])
     except ValueError as error:
         raise CommandExecutionError(str(error)) from error
     return _verb("config").shown(settings)

@@ -46,6 +46,7 @@ def checked(name):
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": "the pillar is right"}
     try:
+        _core("masters").masters(__pillar__.get("chefha_masters"))
         settings = _core("layout.catalogue").checked(__pillar__.get("chefha"), __opts__["id"])
         if problem := _core("data_version").other_major(settings):
             raise ValueError(problem)
@@ -66,8 +67,8 @@ def library(name):
           chefha.library: []
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": "the library is installed"}
-    wheel = __pillar__.get("chefha", {}).get("wheel", "")
     try:
+        wheel = _wanted_wheel()
         path = _wheel(wheel) if wheel else ""
         if not wheel or _sha256(path) == _installed_sha256():
             _core("settings")
@@ -98,8 +99,8 @@ def firewall(name):
     This machine is closed but for the ports of docs/ports.md; pillar chefha:firewall:enabled: false leaves nothing of
     it. Salt's ports stay open where a salt-master is enabled, or pillar chefha_masters names this minion.
     """
-    master = __opts__["id"] in (__pillar__.get("chefha_masters", ["master"]) or [])
-    return _lay_out(name, "firewall", master=master or __salt__["service.enabled"]("salt-master"))
+    masters = __pillar__.get("chefha_masters", ["master"])
+    return _lay_out(name, "firewall", master=__salt__["service.enabled"]("salt-master"), masters=masters)
 
 
 def packages(name):
@@ -326,7 +327,7 @@ def _is_due(*marks):
 
 def _core(part):
     """A module of the library, in the version of these states."""
-    wheel = __pillar__.get("chefha", {}).get("wheel", "")
+    wheel = _wanted_wheel()
     path = _wheel(wheel) if wheel else ""
     if path and _sha256(path) != _installed_sha256():
         if path not in sys.path:
@@ -361,6 +362,17 @@ def _forget():
     importlib.invalidate_caches()
     for module in [m for m in sys.modules if m == "chefha_core" or m.startswith("chefha_core.")]:
         del sys.modules[module]
+
+
+def _wanted_wheel():
+    """Pillar chefha:wheel, "" without one. The library says what else is wrong with the pillar, but may be in there."""
+    tree = __pillar__.get("chefha", {})
+    if not isinstance(tree, dict):  # what it is instead is not shown: secrets may stand in it
+        kind = {type(None): "empty", str: "a text", list: "a list"}.get(type(tree), f"a {type(tree).__name__}")
+        raise CommandExecutionError(
+            f"pillar chefha is {kind}; expected a mapping with at least members, vip and secrets"
+        )
+    return tree.get("wheel") or ""
 
 
 def _wheel(wheel):

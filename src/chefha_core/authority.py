@@ -98,12 +98,14 @@ def check_certificate(
     key_pem: str,
     addresses: Iterable[str],
     *,
+    own_etcd: bool = False,
     now: datetime.datetime | None = None,
 ) -> list[str]:
     """Why this certificate will not work, as sentences; [] is good.
 
     ``ca_pem`` may hold several authorities. ``addresses`` are the addresses and names it must be good for;
-    ``now`` (with time zone) is for tests and for looking ahead.
+    ``own_etcd``: the members run none, so what it says of names is another's business; ``now`` (with time zone) is for
+    tests and for looking ahead.
     """
     moment = now or datetime.datetime.now(datetime.UTC)
     try:
@@ -122,6 +124,7 @@ def check_certificate(
         problems += _dates("the authority (ca)", issuers[0], moment)
     problems += _key_problem(certificate, key_pem)
     problems += _usage_problems(certificate)
+    problems += [] if own_etcd else _common_name_problem(certificate)
     known = _names_of(certificate)
     problems += [f"the certificate does not name {name}" for name in addresses if _known(name) not in known]
     return problems
@@ -247,4 +250,12 @@ def _usage_problems(certificate: x509.Certificate) -> list[str]:
         f"the certificate is not meant for {name}, and the members use it as both"
         for usage, name in _USAGES.items()
         if usage not in usages
+    ]
+
+
+def _common_name_problem(certificate: x509.Certificate) -> list[str]:
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return [
+        f"the certificate has a CommonName (CN={name.value!s:.64}), which etcd takes for a user; issue one without"
+        for name in names[:1]
     ]

@@ -1,12 +1,13 @@
 """Plain data into frozen dataclasses, with one clear sentence for every mistake.
 
-A field's type says what is expected; ``metadata`` may add ``choices``, ``least``, ``most`` and ``help``.
+A field's type says what is expected; ``metadata`` may add ``choices``, ``least``, ``most``, ``lines`` and ``help``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ class SettingsError(ValueError):
 def setting(default: Any = dataclasses.MISSING, help: str = "", **checks: Any) -> Any:
     """A dataclass field with its explanation and its limits (``choices``, ``least``, ``most``).
 
-    ``secret``: no message shows the value.
+    ``secret``: no message shows the value. ``lines``: a text of several lines, such as PEM.
     """
     metadata = {"help": help, **checks}
     if isinstance(default, dict):
@@ -73,6 +74,7 @@ def _value(kind: Any, value: Any, path: str, checks: Mapping[str, Any]) -> Any:
 def _item(item: Any, path: str, checks: Mapping[str, Any]) -> str:
     if isinstance(item, bool) or not isinstance(item, (str, int)):
         raise SettingsError(f"pillar {path} has {_shown(item, checks.get('secret'))}; expected a list of texts")
+    _check_text(str(item), path, checks)
     return str(item)
 
 
@@ -83,6 +85,8 @@ def _key(name: Any, path: str) -> str:
 
 
 def _check(value: Any, path: str, checks: Mapping[str, Any]) -> None:
+    if isinstance(value, str):
+        _check_text(value, path, checks)
     if isinstance(value, float) and not math.isfinite(value):
         raise SettingsError(f"pillar {path} is {value}; expected a number")
     choices = checks.get("choices")
@@ -93,6 +97,14 @@ def _check(value: Any, path: str, checks: Mapping[str, Any]) -> None:
         raise SettingsError(f"pillar {path} is {value}; expected at least {least}")
     if most is not None and value > most:
         raise SettingsError(f"pillar {path} is {value}; expected at most {most}")
+
+
+def _check_text(text: str, path: str, checks: Mapping[str, Any]) -> None:
+    """One line: what follows a line's end would be a line of its own in a unit, a password file or a login rule."""
+    several = checks.get("lines", False)
+    if not (re.sub(r"[\r\n\t]", "", text) if several else text).isprintable():
+        expected = "printable characters" if several else "one line of printable characters"
+        raise SettingsError(f"pillar {path} is {_shown(text, checks.get('secret'))}; expected {expected}")
 
 
 def _shown(value: Any, secret: object = False) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,6 +43,6 @@ def refused_parameter(parameters: Mapping[str, Any]) -> str:
             return f"pillar chefha:postgresql:parameters sets {name}, which failover rests on; remove it"
         if not plain.replace("_", "").replace(".", "").isalnum():
             return f"pillar chefha:postgresql:parameters has {name!r}, which is no name of a parameter"
-        if not isinstance(value, (str, int, float)) or "\n" in str(value):
+        if not isinstance(value, (str, int, float)) or re.search(r"[\n\r\0]", str(value)):
             return f"pillar chefha:postgresql:parameters:{name} is {value!r}; expected one text, number or boolean"
     return ""

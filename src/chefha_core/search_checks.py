@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from chefha_core.settings import Search, SearchSource, Settings
+from chefha_core.source_checks import PACKAGE, checksum_problem, package_problem
 
-#: hexadecimal digits of a checksum
-DIGITS = {"sha256": 64, "sha384": 96, "sha512": 128}
 #: setting of the engine -> setting that has it
 ELSEWHERE = {
     "cluster.name": "chefha:cluster",
@@ -48,7 +47,7 @@ def _source(source: SearchSource, flavor: str) -> str:
         )
     if source.archive and source.package:
         return f"{path} has both archive and package; expected one of them"
-    return _package(source) if source.package else _archive(source)
+    return package_problem(path, source) if source.package else _archive(source)
 
 
 def _archive(source: SearchSource) -> str:
@@ -58,28 +57,12 @@ def _archive(source: SearchSource) -> str:
             f"{path}:archive is {source.archive!r}; expected a .tar.gz, .tgz or .zip at https://…, at salt://…, or an "
             "absolute path on the member"
         )
-    kind, _, digits = source.checksum.partition("=")
-    if source.checksum and not re.fullmatch(f"[0-9a-f]{{{DIGITS.get(kind, 0)}}}", digits or "-"):
-        return f"{path}:checksum is {source.checksum!r}; expected sha256= and 64 hexadecimal digits, or sha384, sha512"
-    if source.archive.startswith("http") and not source.checksum:
-        return f"{path}:checksum is missing; what comes from {source.archive} must have one, such as sha256=0123…"
-    return ""
-
-
-def _package(source: SearchSource) -> str:
-    path = "pillar chefha:search:source"
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]+", source.package):
-        return f"{path}:package is {source.package!r}; expected the name of a Debian package"
-    if source.repository and not re.fullmatch(r"deb \S.*", source.repository):
-        return f"{path}:repository is {source.repository!r}; expected a line such as deb https://… stable main"
-    if source.repository_key and "-----BEGIN PGP PUBLIC KEY BLOCK-----" not in source.repository_key:
-        return f"{path}:repository_key is no armoured OpenPGP key; expected the text that begins with -----BEGIN PGP"
-    return ""
+    return checksum_problem(path, source.archive, source.checksum)
 
 
 def _java(search: Search) -> str:
-    if search.java_home and not re.fullmatch(r"/[^\s'\"\\]+", search.java_home):
-        return f"pillar chefha:search:java_home is {search.java_home!r}; expected an absolute path without blanks"
+    if search.java_package and not PACKAGE.fullmatch(search.java_package):
+        return f"pillar chefha:search:java_package is {search.java_package!r}; expected the name of a Debian package"
     for option in search.java_opts:
         if re.match(r"-Xm[sx]", option):
             return f"pillar chefha:search:java_opts has {option}; set chefha:search:heap_mb instead"

@@ -21,7 +21,16 @@ from pathlib import Path
 from chefha_core.checked import SettingsError
 from chefha_core.node import run_folder
 from chefha_core.parts.search import SearchClient, SearchError
-from chefha_core.search_engine import CONFIG, START, START_JAVA, engine_of, home_pattern, initial_setting, own_config
+from chefha_core.search_engine import (
+    CONFIG,
+    START,
+    START_JAVA,
+    UNIT,
+    engine_of,
+    home_pattern,
+    initial_setting,
+    own_config,
+)
 from chefha_core.settings import SETTINGS_FILE, Search, Settings, load
 
 #: asks for a first cluster of this node alone; made by the verb bootstrap as long as it lasts
@@ -80,6 +89,11 @@ def java_options(text: str) -> str:
 def look(settings: Settings, name: str) -> Found:
     """Look at this machine and ask the other members; SettingsError where there is no engine."""
     search = settings.search
+    if search.flavor == "none":
+        raise SettingsError(
+            "pillar chefha:search:flavor is none, so there is no search to start here; set it, or apply this node's "
+            f"states, which stop {UNIT} for good"
+        )
     engine = engine_of(search)
     pattern = f"{home_pattern(search)}/bin/{engine.program}"
     programs = sorted(Path("/").glob(pattern.lstrip("/")))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,7 +86,9 @@ class Postgresql:
 
     version: int = setting(None, "major version; none: 13 where there are front ends, else 17", least=13, most=17)
     port: int = setting(5432, "port on every member and on the VIP", least=1, most=65535)
-    data_dir: str = setting("/var/lib/chefha/postgresql/data", "data directory")
+    data_dir: str = setting(
+        "/var/lib/chefha/postgresql/data", "data directory; the folder around it is PostgreSQL's alone"
+    )
     bin_dir: str = setting("", "folder of postgres, pg_ctl, …; empty: Debian's /usr/lib/postgresql/VERSION/bin")
     max_connections: int = setting(350, "sessions of clients at most", least=10)
     max_replication_slots: int = setting(12, "one for each other member, the rest for you", least=4)
@@ -120,7 +123,7 @@ class SearchSource:
     checksum: str = setting("", "of the archive, such as sha256=0123…; checked before it is unpacked")
     package: str = setting("", "name of a Debian package instead of an archive, such as opensearch")
     repository: str = setting("", "line for sources.list that has the package; empty: already configured")
-    repository_key: str = setting("", "OpenPGP key of the repository, armoured text")
+    repository_key: str = setting("", "OpenPGP key of the repository, armoured text", lines=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +159,7 @@ class Frontend:
     source: str = setting("", "file of the package: https://…, salt://…, or a path; empty: from repository")
     checksum: str = setting("", "of the file, such as sha256=0123…")
     repository: str = setting("", "line for sources.list that has the package; empty: already configured")
-    repository_key: str = setting("", "OpenPGP key of the repository, armoured text")
+    repository_key: str = setting("", "OpenPGP key of the repository, armoured text", lines=True)
     way: str = setting(
         "vip",
         "vip: through the virtual address; members: each front end's own HAProxy asks the members (use_chef_backend)",
@@ -250,9 +253,9 @@ class Tls:
     """Certificates, PEM texts: from the master one for each member, or in the pillar one for all of them."""
 
     enabled: bool = setting(True, "TLS for etcd and PostgreSQL between the members and to the clients")
-    ca: str = setting("", "certificate of the cluster's authority, PEM")
-    certificate: str = setting("", "this member's certificate, or one for all members, PEM")
-    key: str = setting("", "its private key, PEM", secret=True)
+    ca: str = setting("", "certificate of the cluster's authority, PEM", lines=True)
+    certificate: str = setting("", "this member's certificate, or one for all members, PEM", lines=True)
+    key: str = setting("", "its private key, PEM", secret=True, lines=True)
     directory: str = setting("/etc/chefha/tls", "where the states write them")
 
     def __repr__(self) -> str:
@@ -326,7 +329,10 @@ def from_pillar(pillar: Any, role: Role = "backend") -> Settings:
     from chefha_core.settings_checks import CHECKS, missing_secret  # which needs the classes above
 
     if not pillar:
-        raise SettingsError("pillar chefha is missing; expected at least members, vip and secrets")
+        raise SettingsError("pillar chefha is missing or empty; expected at least members, vip and secrets")
+    if not isinstance(pillar, Mapping):  # what it is instead is not shown: secrets may stand in it
+        kind = "a text" if isinstance(pillar, str) else f"a {type(pillar).__name__}"
+        raise SettingsError(f"pillar chefha is {kind}; expected a mapping with at least members, vip and secrets")
     settings = _resolved(build(Settings, pillar, "chefha"))
     for check in CHECKS:
         if problem := check(settings):

@@ -9,6 +9,7 @@ import ipaddress
 import re
 
 from chefha_core import chef_accepts
+from chefha_core.folder_checks import folders
 from chefha_core.parameters import refused_parameter
 from chefha_core.search_checks import search_problem
 from chefha_core.settings import SECRETS_OF, Role, Settings
@@ -16,6 +17,11 @@ from chefha_core.settings import SECRETS_OF, Role, Settings
 #: seconds that a disk may be slow whatever the settings say, and MiB of two segments of PostgreSQL's log
 SLOW_DISK = 5.0
 SEGMENTS_MB = 32
+#: names that PostgreSQL takes for a role, and those that it or pg_hba.conf understands otherwise
+ROLE = re.compile(r"(?!pg_)[A-Za-z_][A-Za-z0-9_-]{0,62}")
+NO_ROLES = ("public", "none", "all")
+#: the kernel takes any 15 characters but blanks, '/' and ':'; these are what people and programs use
+INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 
 
 def _names(settings: Settings) -> str:
@@ -118,11 +124,18 @@ def _storage(settings: Settings) -> str:
 
 
 def _postgresql(settings: Settings) -> str:
-    """the four roles of `postgresql` differ, `client_networks` are networks, `parameters` has nothing that
-    failover or another setting owns.
+    """the four roles of `postgresql` are plain names and differ, `client_networks` are networks, `parameters` has
+    nothing that failover or another setting owns.
     """
     pg = settings.postgresql
     roles = ("db_superuser", "replication_user", "rewind_user", "monitoring_user")
+    for role in roles:
+        name = getattr(pg, role)
+        if not ROLE.fullmatch(name) or name in NO_ROLES:
+            return (
+                f"pillar chefha:postgresql:{role} is {name!r}; expected letters, digits, '_' or '-', and no name that "
+                "PostgreSQL keeps for itself"
+            )
     if len({"postgres", *(getattr(pg, role) for role in roles)}) <= len(roles):
         named = ", ".join(f"{role} {getattr(pg, role)}" for role in roles)
         return (
@@ -170,21 +183,16 @@ def _ports(settings: Settings) -> str:
 
 
 def _places(settings: Settings) -> str:
-    """folders are absolute paths, `vip_interface` is an interface, `etcd_endpoints` are URLs,
-    `leaderl:http_address` is one that others can ask.
+    """`vip_interface` is an interface, `etcd_endpoints` are URLs, `leaderl:http_address` is one that others can ask,
+    `wheel` is the name of a wheel.
     """
-    for path, folder in (
-        ("postgresql:data_dir", settings.postgresql.data_dir),
-        ("etcd:data_dir", settings.etcd.data_dir),
-        ("search:data_dir", settings.search.data_dir),
-        ("search:log_dir", settings.search.log_dir),
-        ("tls:directory", settings.tls.directory),
-        ("backup:directory", settings.backup.directory),
-    ):
-        if not re.fullmatch(r"/[^\s'\"\\]+", folder):
-            return f"pillar chefha:{path} is {folder!r}; expected an absolute path without blanks or quotes"
-    if not re.fullmatch(r"[^\s/]{1,15}", settings.vip_interface):
-        return f"pillar chefha:vip_interface is {settings.vip_interface!r}; expected the name of a network interface"
+    if not INTERFACE.fullmatch(settings.vip_interface):
+        return (
+            f"pillar chefha:vip_interface is {settings.vip_interface!r}; expected the name of a network interface, at "
+            "most 15 letters, digits, '_', '.' or '-'"
+        )
+    if settings.wheel and not re.fullmatch(r"[\w.+-]+\.whl", settings.wheel):
+        return f"pillar chefha:wheel is {settings.wheel!r}; expected a file's name, as chefha-0.1.0-py3-none-any.whl"
     for url in settings.etcd_endpoints:
         if not re.fullmatch(r"https?://[^/\s]+:\d+/?", url):
             return f"pillar chefha:etcd_endpoints has {url!r}; expected URLs such as https://192.0.2.21:2379"
@@ -233,6 +241,7 @@ CHECKS = (
     _networks,
     _ports,
     _port_lists,
+    folders,
     _places,
     _backup,
     search_problem,

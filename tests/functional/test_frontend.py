@@ -100,18 +100,16 @@ def stage() -> Iterator[Stage]:
     handler = type("Handler", (Search,), {"indices": set()})
     server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    further = {"opensearch['external_url']": f"http://127.0.0.1:{port}"}
     more = {
         "frontends": FRONTENDS,
         "search": {"port": port, "source": {"package": "search-engine"}},
-        "frontend": {"way": "members", "check_versions": False, "settings": further},
+        "frontend": {"way": "members", "check_versions": False},
     }
     with cluster(tls=True, more=more) as made:
         node = made.first()
-        # Chef's own HAProxy would lead to the members' port
-        front = dataclasses.replace(
-            node.settings.frontend, settings={**further, "postgresql['port']": node.places.port}
-        )
+        # Chef's own HAProxy would lead to the members' ports; no pillar may change these two
+        direct = {"opensearch['external_url']": f"http://127.0.0.1:{port}", "postgresql['port']": node.places.port}
+        front = dataclasses.replace(node.settings.frontend, settings=direct)
         node.settings = dataclasses.replace(node.settings, frontend=front)
         yield Stage(node, handler.indices)
     server.shutdown()

@@ -11,6 +11,7 @@ import pytest
 
 from chefha_core import cli
 from chefha_core.checked import SettingsError
+from chefha_core.chef_accepts import FREE, OWNED, VALUES
 from chefha_core.chef_server import chef_server_rb, ruby
 from chefha_core.client_access import shut_out
 from chefha_core.layout.base import settings_files
@@ -86,21 +87,72 @@ REFUSED = {
     "a release in words": ({"frontend": {"chef_server_version": "latest"}}, "frontend:chef_server_version", "12.4"),
     "no TLS under TLS": (
         {"frontend": {"settings": {"postgresql['sslmode']": "disable"}}},
-        "postgresql['sslmode']: disable",
-        "chefha:tls:enabled",
+        "chefha writes postgresql['sslmode'] itself",
+        "set chefha:tls:enabled instead",
     ),
-    "an sslmode that Chef doesn't know": (
-        {"frontend": {"settings": {"postgresql['sslmode']": "verify-full"}}},
-        "postgresql['sslmode']",
-        "disable or require",
+    "a search without a user": (
+        {"frontend": {"settings": {"opscode_erchef['search_auth_username']": ""}}},
+        "chefha:frontend:settings has \"opscode_erchef['search_auth_username']\"",
+        "set chefha:frontend:search_username instead",
+    ),
+    "a search of its own": (
+        {"frontend": {"settings": {"opensearch['external']": False}}},
+        "chefha writes opensearch['external'] itself",
+        "remove it",
+    ),
+    "a database elsewhere": (
+        {"frontend": {"settings": {"postgresql['vip']": "192.0.2.7"}}},
+        "chefha writes postgresql['vip'] itself",
+        "set chefha:vip instead",
+    ),
+    "everything about the database": (
+        {"frontend": {"settings": {"postgresql": {"external": False}}}},
+        "frontend:settings has 'postgresql'; chefha writes postgresql['external'] itself",
+        "remove it",
+    ),
+    "a part of a line of ours": (
+        {"frontend": {"settings": {"postgresql['vip']['x']": 1}}},
+        "chefha writes postgresql['vip'] itself",
+        "set chefha:vip instead",
+    ),
+    "a queue that Chef doesn't know": (
+        {"frontend": {"settings": {"opscode_erchef['search_queue_mode']": "rabbitmq"}}},
+        "opscode_erchef['search_queue_mode']",
+        "accepts batch or inline",
     ),
     "a line that is code": ({"frontend": {"settings": {"`id`": 1}}}, "frontend:settings has '`id`'", "left side"),
     "a host name in capitals": ({"frontend": {"fqdns": {"fe1": "Chef.example"}}}, "fqdns:fe1", "not in lower case"),
     "a host name of nobody": ({"frontend": {"fqdns": {"fe9": "chef.example"}}}, "fqdns has fe9", "chefha:frontends"),
     "a download without a checksum": (
         {"frontend": {"source": "https://example.com/chef.deb"}},
-        "chefha:frontend:checksum is empty",
+        "chefha:frontend:checksum is missing",
         "sha256=",
+    ),
+    "a checksum that is none": (
+        {"frontend": {"source": "/srv/chef.deb", "checksum": "sha256=12"}},
+        "chefha:frontend:checksum is 'sha256=12'",
+        "64 hexadecimal digits",
+    ),
+    "a file from nowhere": ({"frontend": {"source": "chef.deb"}}, "chefha:frontend:source is 'chef.deb'", "salt://…"),
+    "a file and a repository": (
+        {"frontend": {"source": "/srv/chef.deb", "repository": "deb https://example.com/apt stable main"}},
+        "chefha:frontend has both source and repository",
+        "expected one of them",
+    ),
+    "a repository that is none": (
+        {"frontend": {"repository": "https://example.com"}},
+        "chefha:frontend:repository is 'https://example.com'",
+        "a line such as deb",
+    ),
+    "a key that is none": (
+        {"frontend": {"repository": "deb https://example.com x y", "repository_key": "x"}},
+        "chefha:frontend:repository_key is no armoured OpenPGP key",
+        "-----BEGIN PGP",
+    ),
+    "a package that is a path": (
+        {"frontend": {"package": "../chef"}},
+        "chefha:frontend:package is '../chef'",
+        "name of",
     ),
 }
 
@@ -111,6 +163,26 @@ def test_what_a_chef_infra_server_refuses_is_refused_here(case: str) -> None:
     with pytest.raises(SettingsError) as caught:
         settings(**changes)
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_every_line_that_chefha_writes_is_its_own_or_free() -> None:
+    ports = {"postgresql": {"port": 5433}, "search": {"port": 9201}}
+    written = {
+        line.split(" ")[0]
+        for form in (*FORMS.values(), {**FORMS["members"], **ports}, ports, {"tls": {"enabled": False}})
+        for line in chef_server_rb(
+            settings(**{**form, "frontend": {**form.get("frontend", {}), "settings": {}}}), "a.b"
+        ).splitlines()
+    }
+    assert written == {*OWNED, *FREE}
+    assert not {*OWNED} & {*FREE, *VALUES}
+
+
+def test_lines_beside_those_of_chefha_and_the_free_ones_are_the_users() -> None:
+    further = {"api_fqdn": "chef.example.com", "postgresql['max_connections']": 9, "opscode_erchef['db_pool_size']": 40}
+    further |= {"opscode_erchef['search_queue_mode']": "inline", "nginx": {"ssl_port": 8443}}
+    text = chef_server_rb(settings(frontend={"settings": further}), "fe1.example.com")
+    assert 'api_fqdn "chef.example.com"\n' in text and "opscode_erchef['search_queue_mode'] = 'inline'\n" in text
 
 
 def test_versions_count_only_for_front_ends_that_want_it() -> None:
@@ -169,11 +241,12 @@ def test_a_front_end_keeps_only_its_own_secrets() -> None:
 
 
 def test_package_from_a_file_or_a_repository() -> None:
-    source = {"source": "https://example.com/c.deb", "checksum": "sha256=00"}
+    source = {"source": "https://example.com/c.deb", "checksum": f"sha256={'0' * 64}"}
     _, file, package = frontend_package(settings(frontend=source), "fe1")
-    assert (file.arguments["source"], file.arguments["source_hash"]) == (source["source"], "sha256=00")
+    assert (file.arguments["source"], file.arguments["source_hash"]) == (source["source"], source["checksum"])
     assert package.arguments["sources"] == [{"chef-server-core": file.arguments["name"]}]
-    repository = {"repository": "deb [arch=amd64] https://example.com/apt stable main", "repository_key": "-----BEGIN"}
+    key = "-----BEGIN PGP PUBLIC KEY BLOCK-----\nx"
+    repository = {"repository": "deb [arch=amd64] https://example.com/apt stable main", "repository_key": key}
     wishes = frontend_package(settings(frontend=repository), "fe1")
     line = next(wish.arguments["contents"] for wish in wishes if wish.arguments["name"].endswith(".list"))
     assert (

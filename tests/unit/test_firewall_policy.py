@@ -47,6 +47,15 @@ def test_switched_off_nothing_is_installed_or_written() -> None:
     assert states == {"service.dead", "cmd.run", "file.absent"}
 
 
+@pytest.mark.parametrize(
+    ("named", "opened"), [("be1", True), (["be1"], True), ("be10", False), (["be10"], False), (None, False)]
+)
+def test_salts_ports_open_where_the_pillar_names_this_minion_in_full(named: Any, opened: bool) -> None:
+    wishes = firewall.firewall(from_pillar(PILLAR, "anybody"), "be1", masters=named)
+    [rules] = [wish.arguments["contents"] for wish in wishes if wish.arguments["name"] == firewall.FILE]
+    assert ("4505" in rules) == opened
+
+
 def test_no_other_table_is_named() -> None:
     """`flush ruleset` would take a container engine's tables along."""
     text = firewall.ruleset(from_pillar(PILLAR, "anybody"), ("backend",))

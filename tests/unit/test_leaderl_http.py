@@ -202,7 +202,7 @@ def test_a_deadline_holds_against_who_accepts_and_says_nothing(tmp_path: Path) -
 
 
 def doors(**more: Any) -> Doors:
-    return Doors.of(from_pillar(pillar(Path("/tmp"), members={"a": "192.0.2.1", "b": "192.0.2.2", "c": "192.0.2.3"},
+    return Doors.of(from_pillar(pillar(Path("/tmp/x"), members={"a": "192.0.2.1", "b": "192.0.2.2", "c": "192.0.2.3"},
                                        vip="192.0.2.9", frontends={"fe1": "192.0.2.5"}, **more)))  # fmt: skip
 
 

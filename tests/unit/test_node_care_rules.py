@@ -252,10 +252,10 @@ def test_gather_logs_needs_a_folder() -> None:
 
 
 def test_cleanse_removes_its_own_and_nothing_beside_it() -> None:
-    pillar = {**PILLAR, "postgresql": {"data_dir": "/srv/main"}, "etcd": {"data_dir": "/data"}}
+    pillar = {**PILLAR, "postgresql": {"data_dir": "/srv/pg/main"}, "etcd": {"data_dir": "/data"}}
     doomed = {str(path) for path in care.doomed(from_pillar(pillar), "be1")}
-    assert {"/etc/chefha", "/srv/main", "/srv/main.old", "/srv/pgpass", "/data"} <= doomed
-    assert "/srv" not in doomed
+    assert {"/etc/chefha", "/srv/pg/main", "/srv/pg/main.old", "/srv/pg/pgpass", "/data"} <= doomed
+    assert not {"/srv", "/srv/pg"} & doomed
 
 
 def test_cleanse_leaves_nothing_that_a_restore_or_a_recovery_has_put_aside(tmp_path: Path) -> None:

@@ -132,6 +132,17 @@ def test_a_start_writes_what_was_decided_and_the_makers_options(
     assert not half.exists()
 
 
+def test_a_start_without_a_flavor_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps(settings("none").to_dict()), encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["search_start", "--settings", str(file), "--name", "be1"])
+    assert search_start.main() == 2
+    [said] = capsys.readouterr().err.splitlines()
+    assert said.startswith("pillar chefha:search:flavor is none") and "apply this node's states" in said
+
+
 # ---- the engine's HTTP, from a small server that answers as the engines do
 
 

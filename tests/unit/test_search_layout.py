@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,8 +32,29 @@ def text_of(found: list[Wish], path: str) -> str:
 # ---- the layout
 
 
-def test_without_search_nothing_is_laid_out() -> None:
-    assert wishes(settings("none"), "be1", MACHINE) == []
+def test_without_search_nothing_is_laid_out_and_what_was_is_stopped_before_its_unit_goes() -> None:
+    found = wishes(settings("none"), "be1", MACHINE)
+    stop, *gone, known = found
+    assert stop.arguments["name"] == "systemctl stop chefha-search.service" and "is-active" in stop.only_if
+    units = "/etc/systemd/system"
+    assert [(wish.state, wish.arguments["name"]) for wish in gone] == [
+        ("file.absent", f"{units}/multi-user.target.wants/chefha-search.service"),
+        ("file.absent", f"{units}/chefha-search.service"),
+    ]
+    assert known.arguments["name"] == "systemctl daemon-reload" and known.after_change
+
+
+@pytest.mark.parametrize(
+    ("said", "stops"),
+    [("active", True), ("activating", True), ("inactive", False), ("failed", False), ("unknown", False), ("", False)],
+)
+def test_search_is_stopped_only_where_it_runs_or_tries_to(tmp_path: Path, said: str, stops: bool) -> None:
+    stop = wishes(settings("none"), "be1", MACHINE)[0]
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(f"#!/bin/sh\necho {said}\nexit 3\n")
+    systemctl.chmod(0o755)
+    done = subprocess.run(["sh", "-c", stop.only_if], env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    assert (done.returncode == 0) == stops
 
 
 @pytest.mark.parametrize(

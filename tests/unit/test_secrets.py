@@ -12,9 +12,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from chefha_core.authority import check_certificate
+from chefha_core.checked import SettingsError
+from chefha_core.layout.catalogue import checked
 from chefha_core.secrets import generate
 from chefha_core.settings import SECRETS_OF
 
@@ -93,19 +95,19 @@ def test_dates(made: dict[str, dict[str, str]]) -> None:
     assert check_certificate(tls["ca"], tls["certificate"], tls["key"], [], now=later) == []
 
 
-def test_a_certificate_for_servers_only() -> None:
+def self_issued(name: x509.NameAttribute, *usages: x509.ObjectIdentifier) -> tuple[str, str]:
+    """A certificate that is its own authority, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "self")])
     start = datetime.datetime.now(datetime.UTC)
     own = (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
+        .subject_name(x509.Name([name]))
+        .issuer_name(x509.Name([name]))
         .public_key(key.public_key())
         .serial_number(1)
         .not_valid_before(start - datetime.timedelta(days=1))
         .not_valid_after(start + datetime.timedelta(days=1))
-        .add_extension(x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .sign(key, hashes.SHA256())
         .public_bytes(serialization.Encoding.PEM)
         .decode()
@@ -113,10 +115,45 @@ def test_a_certificate_for_servers_only() -> None:
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()
+    return own, pem
+
+
+def test_a_certificate_for_servers_only() -> None:
+    own, pem = self_issued(x509.NameAttribute(NameOID.ORGANIZATION_NAME, "self"), ExtendedKeyUsageOID.SERVER_AUTH)
     assert check_certificate(own, own, pem, ["be1"]) == [
         "the certificate is not meant for a client, and the members use it as both",
         "the certificate does not name be1",
     ]
+
+
+def test_a_common_name_is_refused_where_the_members_run_etcd() -> None:
+    both = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+    own, pem = self_issued(x509.NameAttribute(NameOID.COMMON_NAME, "be1"), *both)
+    assert check_certificate(own, own, pem, []) == [
+        "the certificate has a CommonName (CN=be1), which etcd takes for a user; issue one without"
+    ]
+    assert check_certificate(own, own, pem, [], own_etcd=True) == []
+
+
+def test_an_authority_may_have_a_common_name(made: dict[str, dict[str, str]]) -> None:
+    authority, _ = self_issued(x509.NameAttribute(NameOID.COMMON_NAME, "an authority"))
+    assert check(made, ca=authority + made["tls"]["ca"]) == []
+
+
+def test_the_pillar_of_a_member_is_refused_for_it_and_that_of_a_front_end_is_not() -> None:
+    both = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+    own, pem = self_issued(x509.NameAttribute(NameOID.COMMON_NAME, "be1"), *both)
+    pillar = {
+        "members": {"be1": "10.0.0.1", "be2": "10.0.0.2", "be3": "10.0.0.3"},
+        "vip": VIP,
+        "frontends": {"fe1": "10.0.0.31"},
+        "search": {"source": {"package": "search-engine"}},
+        "secrets": dict.fromkeys(SECRETS_OF["backend"], "a"),
+        "tls": {"ca": own, "certificate": own, "key": pem},
+    }
+    with pytest.raises(SettingsError, match=r"^pillar chefha:tls: the certificate has a CommonName \(CN=be1\)"):
+        checked(pillar, "be1")
+    assert checked(pillar, "fe1").tls.ca == own
 
 
 @pytest.mark.parametrize("name", ["be2.example.org", "127.0.0.1", VIP])

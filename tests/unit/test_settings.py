@@ -12,6 +12,7 @@ import pytest
 
 from chefha_core.checked import SettingsError
 from chefha_core.layout.catalogue import checked
+from chefha_core.masters import masters
 from chefha_core.settings import PROFILES, SECRETS_OF, from_pillar, load
 
 GOOD: dict[str, Any] = {
@@ -85,6 +86,32 @@ BAD = {
     ),
     "one role for two": (set_to("postgresql:db_superuser", "replicator"), "chefha:postgresql"),
     "one port for two": (set_to("postgresql:port", 2379), "chefha:postgresql:port"),
+    "a role without a name": (set_to("postgresql:monitoring_user", ""), "chefha:postgresql:monitoring_user is ''"),
+    "a role that is two lines": (
+        set_to("postgresql:db_superuser", "a\nb"),
+        "chefha:postgresql:db_superuser is 'a\\nb'",
+    ),
+    "a role with a quote": (set_to("postgresql:rewind_user", 'a"b'), "chefha:postgresql:rewind_user is 'a\"b'"),
+    "a role that PostgreSQL keeps": (set_to("postgresql:replication_user", "pg_x"), "postgresql:replication_user"),
+    "everybody as a role": (set_to("postgresql:db_superuser", "public"), "chefha:postgresql:db_superuser is 'public'"),
+    "a password of two lines": (
+        set_to("secrets:superuser_password", "a\nb"),
+        "superuser_password is a str (not shown)",
+    ),
+    "a password with a line's end": (set_to("secrets:rewind_password", "a\n"), "chefha:secrets:rewind_password"),
+    "a NUL in a text": (set_to("backup:s3:prefix", "a\0b"), "chefha:backup:s3:prefix is 'a\\x00b'"),
+    "a NUL in a certificate": (set_to("tls:ca", "a\nb\0"), "chefha:tls:ca is 'a\\nb\\x00'"),
+    "two lines in a list": (set_to("firewall:clients", ["192.0.2.1\naccept"]), "chefha:firewall:clients is"),
+    "two lines in a parameter": (
+        set_to("postgresql:parameters", {"work_mem": "1MB\nfsync=off"}),
+        "parameters:work_mem",
+    ),
+    "an interface with shell in it": (set_to("vip_interface", "eth0;rm"), "chefha:vip_interface is 'eth0;rm'"),
+    "an interface too long": (set_to("vip_interface", "abcdefghijklmnop"), "chefha:vip_interface"),
+    "a wheel elsewhere": (set_to("wheel", "../x.whl"), "chefha:wheel is '../x.whl'"),
+    "programs without a root": (set_to("postgresql:bin_dir", "bin"), "chefha:postgresql:bin_dir is 'bin'"),
+    "a folder with shell in it": (set_to("etcd:data_dir", "/srv/$(id)"), "chefha:etcd:data_dir"),
+    "a folder that goes up again": (set_to("postgresql:data_dir", "/srv/pg/../data"), "chefha:postgresql:data_dir"),
     "a folder without a root": (set_to("postgresql:data_dir", "data"), "chefha:postgresql:data_dir"),
     "no interface": (set_to("vip_interface", ""), "chefha:vip_interface"),
     "an endpoint that is none": (set_to("etcd_endpoints", ["nonsense"]), "chefha:etcd_endpoints"),
@@ -121,10 +148,91 @@ def test_f66_wrong_pillar_is_one_sentence_with_the_path(name: str) -> None:
     assert "\n" not in text and ". " not in text and not text.endswith(".")
 
 
+@pytest.mark.parametrize("folder", ["/pgdata", "/var/lib/pgdata", "/srv/postgresql/", "/var/lib/chefha/data", "/"])
+def test_no_folder_of_the_system_becomes_postgresqls(folder: str) -> None:
+    with pytest.raises(SettingsError, match=r"pillar chefha:postgresql:data_dir is .* expected a folder of its own"):
+        from_pillar({**GOOD, "postgresql": {"data_dir": folder}})
+
+
+@pytest.mark.parametrize("path", ["etcd:data_dir", "search:data_dir", "search:log_dir", "tls:directory"])
+def test_no_folder_of_the_system_becomes_anybodys(path: str) -> None:
+    pillar = copy.deepcopy(GOOD)
+    set_to(path, "/var/lib")(pillar)
+    with pytest.raises(SettingsError, match=f"pillar chefha:{path} is /var/lib, which is not chefha's alone"):
+        from_pillar(pillar)
+
+
+@pytest.mark.parametrize("folder", ["/pgdata/data", "/var/lib/pgdata/data", "/srv/pg/main/", "/mnt/disk-1/pg/13.main"])
+def test_a_folder_of_its_own_may_be_postgresqls(folder: str) -> None:
+    assert from_pillar({**GOOD, "postgresql": {"data_dir": folder}}).postgresql.data_dir == folder
+
+
+NESTED = {
+    "one folder for two": {"etcd:data_dir": "/srv/x", "search:data_dir": "/srv/x/"},
+    "etcd in the data of search": {"search:data_dir": "/srv/x", "etcd:data_dir": "/srv/x/etcd"},
+    "search in the data of PostgreSQL": {"postgresql:data_dir": "/srv/x/pg", "search:data_dir": "/srv/x/pg/search"},
+    "logs in the data of search": {"search:data_dir": "/srv/x", "search:log_dir": "/srv/x/logs"},
+    "backups in the data of etcd": {"etcd:data_dir": "/srv/x", "backup:directory": "/srv/x/backups"},
+    "backups where the data are": {"postgresql:data_dir": "/srv/x/pg", "backup:directory": "/srv/x/pg"},
+    "etcd where PostgreSQL alone gets in": {"postgresql:data_dir": "/x/pg", "etcd:data_dir": "/x/etcd"},
+    "certificates in the logs": {"search:log_dir": "/srv/x", "tls:directory": "/srv/x/tls"},
+}
+
+
+@pytest.mark.parametrize("case", NESTED)
+def test_no_folder_is_or_lies_within_that_of_another(case: str) -> None:
+    pillar = copy.deepcopy(GOOD)
+    for path, folder in NESTED[case].items():
+        set_to(path, folder)(pillar)
+    with pytest.raises(SettingsError, match="expected one elsewhere") as refusal:
+        from_pillar(pillar)
+    assert all(f"chefha:{path}" in str(refusal.value) for path in NESTED[case])
+
+
+def test_folders_may_stand_side_by_side() -> None:
+    pillar = copy.deepcopy(GOOD)
+    for path, folder in (("postgresql:data_dir", "/data/pg/13"), ("etcd:data_dir", "/data/pg-etcd")):
+        set_to(path, folder)(pillar)
+    set_to("backup:directory", "/data/pg.backup")(pillar)
+    assert from_pillar(pillar).backup.directory == "/data/pg.backup"
+
+
 @pytest.mark.parametrize("pillar", [None, {}, []])
 def test_f66_missing_pillar(pillar: Any) -> None:
     with pytest.raises(SettingsError, match="pillar chefha is missing"):
         from_pillar(pillar)
+
+
+@pytest.mark.parametrize(("pillar", "kind"), [("hunter2", "a text"), ([{"token": "hunter2"}], "a list"), (5, "a int")])
+def test_f66_a_pillar_of_another_kind_is_not_shown(pillar: Any, kind: str) -> None:
+    with pytest.raises(SettingsError, match=f"^pillar chefha is {kind}; expected a mapping") as refusal:
+        from_pillar(pillar)
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_names_and_texts_that_are_in_use_are_accepted() -> None:
+    pillar = copy.deepcopy(GOOD)
+    for path, value in {
+        "vip_interface": "bond0.100",
+        "postgresql:db_superuser": "Chef-Admin_1",
+        "postgresql:bin_dir": "/usr/lib/postgresql/17/bin",
+        "secrets:superuser_password": 'ü it\'s #{`id`} \\ "so" : €',
+        "tls:ca": "-----BEGIN CERTIFICATE-----\r\nMII\r\n",
+        "wheel": "chefha-0.1.0+local.1-py3-none-any.whl",
+    }.items():
+        set_to(path, value)(pillar)
+    assert from_pillar(pillar).vip_interface == "bond0.100"
+
+
+@pytest.mark.parametrize(("named", "ids"), [(["a", "b"], ["a", "b"]), ("saltmaster", ["saltmaster"]), (None, [])])
+def test_masters_are_a_list_or_one_name(named: Any, ids: list[str]) -> None:
+    assert masters(named) == ids
+
+
+@pytest.mark.parametrize("named", [5, True, {"a": "b"}, [1], [""]])
+def test_f66_other_masters_are_refused(named: Any) -> None:
+    with pytest.raises(SettingsError, match=r"^pillar chefha_masters is .*; expected a list of minion ids"):
+        masters(named)
 
 
 def test_refusals_never_show_a_secret() -> None:

@@ -51,7 +51,8 @@ def checked(pillar: object, name: str) -> Settings:
 
         tls = settings.tls
         addresses = [settings.members[name], settings.vip]
-        for problem in check_certificate(tls.ca, tls.certificate, tls.key, addresses):
+        own = bool(settings.etcd_endpoints)
+        for problem in check_certificate(tls.ca, tls.certificate, tls.key, addresses, own_etcd=own):
             raise SettingsError(f"pillar chefha:tls: {problem}; salt-run chefha.secrets makes a fresh set")
     return settings
 

@@ -18,6 +18,7 @@ from chefha_core.layout.wish import (
     unit_file,
     units_known,
 )
+from chefha_core.masters import masters as masters_of
 from chefha_core.settings import Settings
 
 UNIT = "chefha-firewall.service"
@@ -142,8 +143,12 @@ _ACTIVE = f"systemctl is-active --quiet {UNIT}"
 _THERE = f"nft list table {TABLE} >/dev/null 2>&1"
 
 
-def firewall(settings: Settings, name: str, master: bool = False) -> list[Wish]:
-    """The firewall of a member or front end, or nothing of it where the pillar switches it off."""
+def firewall(settings: Settings, name: str, master: bool = False, masters: object = None) -> list[Wish]:
+    """The firewall of a member or front end, or nothing of it where the pillar switches it off.
+
+    ``master``: a salt-master is enabled here; ``masters``: pillar chefha_masters. SettingsError if that is wrong.
+    """
+    master = name in masters_of(masters) or master
     if not settings.firewall.enabled:
         return [
             stopped(UNIT),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-
 from chefha_core.backup import wal
+from chefha_core.folder_checks import home_of_postgresql
 from chefha_core.layout import postgres_files
 from chefha_core.layout.wish import CONFIG, Wish, folder, reloaded, stopped, text_file, unit_file, units_known
 from chefha_core.settings import Settings
@@ -18,7 +17,7 @@ def postgresql(settings: Settings, name: str) -> list[Wish]:
     own, private = "postgres", "0600"
     return [
         stopped("postgresql.service"),
-        folder(str(PurePosixPath(settings.postgresql.data_dir).parent), own, "0700"),
+        folder(str(home_of_postgresql(settings)), own, "0700"),
         folder(FILES, own, "0700"),
         text_file(f"{FILES}/postgresql.conf", postgres_files.postgresql_conf(settings, name), own, private),
         text_file(f"{FILES}/pg_hba.conf", postgres_files.pg_hba_conf(settings), own, private),

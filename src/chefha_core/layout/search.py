@@ -9,7 +9,18 @@ from pathlib import Path
 
 from chefha_core.layout.repository import repository
 from chefha_core.layout.search_files import config_text, java_options, log_text, unit_text
-from chefha_core.layout.wish import Wish, folder, link, masked, running, text_file, unit_file
+from chefha_core.layout.wish import (
+    UNITS,
+    Wish,
+    absent,
+    folder,
+    link,
+    masked,
+    running,
+    text_file,
+    unit_file,
+    units_known,
+)
 from chefha_core.search_engine import CONFIG, START_JAVA, UNIT, UNPACKED, USER, engine_of, unpacked
 from chefha_core.search_start import LEAST_MAPS
 from chefha_core.settings import Search, Settings
@@ -18,6 +29,8 @@ SYSCTL_FILE = "/etc/sysctl.d/60-chefha-search.conf"
 MAPS = Path("/proc/sys/vm/max_map_count")
 #: OpenSearch's package insists on a password for a demonstration that we keep it from setting up
 PACKAGE_ENVIRONMENT = [{"DISABLE_INSTALL_DEMO_CONFIG": "true"}, {"OPENSEARCH_INITIAL_ADMIN_PASSWORD": "unused"}]
+#: what `systemctl enable` makes of the unit's [Install]
+ENABLED = f"{UNITS}/multi-user.target.wants/{UNIT}"
 OURS = "# Written by chefha's states: changes here are lost\n"
 
 
@@ -38,7 +51,9 @@ def this_machine() -> Machine:
 
 
 def search(settings: Settings, name: str) -> list[Wish]:
-    """The engine of the member ``name``, running; it may still be waiting for the others."""
+    """The engine of the member ``name``, running; it may still be waiting for the others. Nothing runs where the pillar
+    wants no search.
+    """
     return wishes(settings, name, this_machine())
 
 
@@ -46,7 +61,7 @@ def wishes(settings: Settings, name: str, machine: Machine) -> list[Wish]:
     """The same on a given machine."""
     wanted = settings.search
     if wanted.flavor == "none":
-        return []
+        return _switched_off()
     private = [folder(path, USER, "0700") for path in (wanted.data_dir, wanted.log_dir)]
     sysctl = {"name": "vm.max_map_count", "value": LEAST_MAPS, "config": SYSCTL_FILE}
     return [
@@ -58,6 +73,18 @@ def wishes(settings: Settings, name: str, machine: Machine) -> list[Wish]:
         *_files(settings, name, machine),
         unit_file(UNIT, unit_text(settings, name)),
         running(UNIT, in_turn=True),
+    ]
+
+
+def _switched_off() -> list[Wish]:
+    """A search that was laid out once is stopped and does not come back; its data and its engine stay."""
+    # not `stopped`: a unit that waits for its next try to start is only activating, and would try for ever
+    runs = f"systemctl is-active {UNIT} | grep -qx -e active -e activating -e reloading -e deactivating"
+    return [
+        Wish("cmd.run", {"name": f"systemctl stop {UNIT}"}, only_if=runs),
+        absent(ENABLED),
+        absent(f"{UNITS}/{UNIT}"),
+        units_known(),
     ]
 
 
