@@ -94,7 +94,7 @@ def test_sizes_are_for_people(count: float, text: str) -> None:
 
 
 def test_a_backup_where_postgresql_has_no_folder_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    there = settings({"directory": str(tmp_path)}, data_dir=str(tmp_path / "none" / "data"))
+    there = settings({"directory": str(tmp_path / "archives")}, data_dir=str(tmp_path / "none" / "data"))
     with pytest.raises(
         VerbError, match=r"^backup: .*/none, cannot be used: No such file .* whose states were applied$"
     ):
