@@ -54,6 +54,14 @@ def test_a_refusal_is_json_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert capsys.readouterr().out == ""
 
 
+def test_where_secrets_were_written_is_json_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("chefha_core.cli.looking.load", lambda: SETTINGS)
+    assert cli.main(["show-config", "--secrets", str(tmp_path / "secrets.json"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"file": str(tmp_path / "secrets.json")}
+
+
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("completion") / "chef-backend-ctl"

@@ -58,9 +58,8 @@ def _show_config(wanted: argparse.Namespace) -> None:
     if wanted.secrets:
         from chefha_core.verbs.join_cluster import write_secrets
 
-        print(
-            f"secrets and certificates written to {write_secrets(load(), wanted.secrets)}; delete it when they are used"
-        )
+        path = write_secrets(load(), wanted.secrets)
+        show({"file": path}, f"secrets and certificates written to {path}; delete it when they are used", wanted.json)
         return
     data = config.shown(load())
     show(data, config.to_yaml({"chefha": data}).rstrip("\n"), wanted.json)
