@@ -109,3 +109,17 @@ def test_a_hand_over_that_is_not_done_in_the_time_allowed_leaves_the_old_leader(
     assert in_shell(lab, leader, f"promote {follower}")[0] == WELL
     assert witness.leader() == follower
     witness.await_converged(60)
+
+
+def test_a_candidate_that_does_not_get_the_end_of_the_log_leaves_the_old_leader(lab: Lab, witness: Witness) -> None:
+    """PostgreSQL stops on the leader, and the candidate's WAL receiver hangs: whether the verb's time is over first, or
+    the candidate has not everything, the old leader serves again, and nothing is lost."""
+    with under_load(lab, outage=HICCUP) as story:
+        leader, follower = story.leader, story.followers[0]
+        for timeout, expected in ((2, "no hand-over within 2 s"), (30, f"nobody took over, so {leader} leads again")):
+            with hanging(lab, follower, "walreceiver"):
+                said, _ = in_shell(lab, leader, f"promote {follower} --timeout {timeout}")
+                assert expected in said, said or "it succeeded"
+                story.await_writes_again()
+            witness.await_converged(60)
+            assert (witness.leader(), max(row.epoch for row in witness.look())) == (leader, story.epoch)

@@ -92,6 +92,10 @@ class _Progress(StepLog):
         for passed in STEPS[len(self.rows) : STEPS.index(step) + 1]:
             self.done(passed)
 
+    def has(self, step: str) -> bool:
+        """Whether ``step`` was seen to happen."""
+        return len(self.rows) > STEPS.index(step)
+
     def failed(self) -> None:
         """The next step failed, the others were not reached."""
         for number, step in enumerate(STEPS[len(self.rows) :]):
@@ -99,7 +103,7 @@ class _Progress(StepLog):
 
 
 def _hand_over(settings: Settings, name: str, to: str, timeout: float, on_step: OnStep) -> dict[str, Any]:
-    asked = f"promote {to}" if to else "demote"
+    asked = _asked(to)
     client = etcd_client(settings, name, settings.request_timeout)
     progress, asked_for = _Progress(on_step), False
     try:
@@ -178,16 +182,24 @@ def _watch(client: EtcdClient, before: EtcdView, to: str, progress: _Progress, t
             _refused_by_leader(snapshot, view, old.epoch, to)
             dropped_at = 0.0 if view.intent else dropped_at or time.monotonic()
             if dropped_at and time.monotonic() - dropped_at > SILENCE:
-                raise VerbError(f"the leader {old.name} dropped the hand-over without a reason and goes on leading")
+                dropped = f"the leader {old.name} dropped the hand-over without a reason and goes on leading"
+                raise VerbError(_given_back(old, to) if progress.has(STEPS[1]) else dropped)
     raise VerbError(f"no hand-over within {timeout:g} s; {_who_leads(client)}")
 
 
+def _given_back(old: LeaderKey, to: str) -> str:
+    return f"{_asked(to)}: nobody took over, so {old.name} leads again; see why with cluster-status"
+
+
+def _asked(to: str) -> str:
+    return f"promote {to}" if to else "demote"
+
+
 def _as_asked(view: EtcdView, new: LeaderKey, old: LeaderKey, to: str, progress: _Progress) -> EtcdView:
-    asked = f"promote {to}" if to else "demote"
     if new.name == old.name:
-        raise VerbError(f"{asked}: nobody took over, so {old.name} leads again; see why with cluster-status")
+        raise VerbError(_given_back(old, to))
     if to and new.name != to:
-        raise VerbError(f"{asked}: {new.name} became the leader instead, because {to} dropped out on the way")
+        raise VerbError(f"{_asked(to)}: {new.name} became the leader instead, because {to} dropped out on the way")
     progress.reached(STEPS[3])
     return view
 
@@ -197,8 +209,7 @@ def _refused_by_leader(snapshot: Snapshot, view: EtcdView, epoch: int, to: str) 
     kv = snapshot.kvs.get("intent_result")
     result = json.loads(kv.value) if kv else {}
     if result.get("epoch") == epoch and result.get("outcome") == "refused" and view.leader:
-        asked = f"promote {to}" if to else "demote"
-        raise VerbError(f"{asked}: {result.get('reason', 'no reason given')}; {view.leader.name} goes on leading")
+        raise VerbError(f"{_asked(to)}: {result.get('reason', 'no reason given')}; {view.leader.name} goes on leading")
 
 
 def _who_leads(client: EtcdClient) -> str:
