@@ -53,18 +53,6 @@ def by_runner(lab: Lab, node: str, archive: str) -> dict[str, Any]:
     return assert_whole(answer)
 
 
-def taken_away(lab: Lab, node: str, path: str) -> bytes:
-    """A file of a machine, kept elsewhere."""
-    stream, _ = lab.machines.get(BY_NAME[node]).get_archive(path)
-    return b"".join(stream)
-
-
-def put_into_root(lab: Lab, node: str, kept: bytes, path: str) -> str:
-    """Such a file, put into /root of a machine; its path there."""
-    lab.machines.put_tar(BY_NAME[node], "/root", kept)
-    return f"/root/{path.rpartition('/')[2]}"
-
-
 def system_id(lab: Lab, node: str) -> str:
     return sql(lab, node, "select system_identifier from pg_control_system()")
 
@@ -161,12 +149,9 @@ def test_a_restore_is_refused_with_its_own_words_and_nothing_changes(
     ):
         code, text = ctl(lab, node, words)
         assert code == 1 and message in text and "Traceback" not in text, text
-    follower = others(node)[0]
-    copy = put_into_root(lab, follower, taken_away(lab, node, path), path)
-    code, text = ctl(lab, follower, f"restore {copy} -y")
+    code, text = ctl(lab, others(node)[0], f"restore {path} -y")
     assert code == 1 and f"is not the leader, {node} is; run it there; nothing was changed" in text, text
     assert state(lab, witness) == before
-    lab.exec(follower, f"rm {copy}")
     assert lab.exec(node, f"ls {HOME}; rm -f /root/bad.tar.zst")[1].split() == ["data", "pgpass", "role.conf"]
 
 
@@ -258,17 +243,18 @@ def test_all_three_machines_lost(lab: Lab, witness: Witness, archive: tuple[str,
     """Nothing is left but an archive elsewhere: a first node by the verb, the archive in it, the others by states."""
     node, path, acknowledged = archive
     witness.await_converged(60)
-    elsewhere = taken_away(lab, node, path)
+    stream, _ = lab.machines.get(BY_NAME[node]).get_archive(path)
+    elsewhere = b"".join(stream)
     lab.replace(node, *others(node))
     lab.salt(node, "saltutil.sync_all")
     answers = lab.salt(node, "state.apply", "chefha.common", timeout=APPLY_TIMEOUT)
     assert not failed(answers[node]), failed(answers[node])
-    copy = put_into_root(lab, node, elsewhere, path)
+    lab.machines.put_tar(BY_NAME[node], "/root", elsewhere)
 
     answer = lab.salt(node, "chefha.bootstrap", timeout=APPLY_TIMEOUT)[node]
     assert isinstance(answer, dict) and answer["leader"] == node, answer
     assert "etcd knows this cluster already" in ctl(lab, node, "bootstrap -y")[1]
-    restored(lab, node, copy)
+    restored(lab, node, f"/root/{path.rpartition('/')[2]}")
     assert_as_archived(lab, node, acknowledged)
 
     answers = lab.salt("-L", ",".join(others(node)), "state.apply", timeout=APPLY_TIMEOUT)
