@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from lab.api import Lab
 
 SOCKETS = "/run/chefha/postgresql"
@@ -13,3 +16,14 @@ def sql(lab: Lab, node: str, statement: str, timeout: float = 30) -> str:
     code, text = lab.exec(node, command, timeout, env={"SQL": statement})
     assert code == 0, f"{node}: {statement}: {text}"
     return text.strip()
+
+
+@contextmanager
+def hanging(lab: Lab, node: str, process: str) -> Iterator[None]:
+    """One of PostgreSQL's processes on a node is stopped meanwhile."""
+    signal = f"pkill -{{}} -f '^postgres: .*{process}'"
+    assert lab.exec(node, signal.format("STOP"))[0] == 0, f"there is no {process} on {node}"
+    try:
+        yield
+    finally:
+        lab.exec(node, signal.format("CONT"))

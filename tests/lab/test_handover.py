@@ -8,7 +8,8 @@ import pytest
 from lab.api import Lab
 from lab.topology import BACKENDS
 from lab.witness import Witness, others
-from tests.lab.postgresql import sql
+from tests.lab.postgresql import hanging, sql
+from tests.lab.shell import WELL, in_shell
 from tests.lab.story import HICCUP, poll, under_load
 
 ASKED_ON = BACKENDS[0].name
@@ -82,12 +83,43 @@ def test_f40_promote_of_a_lagging_node_is_refused(lab: Lab, witness: Witness) ->
     """F07, F40: a follower whose WAL receiver hangs falls behind; it is not promoted, and writes go on without it."""
     leader = witness.leader()
     follower = others(leader)[0]
-    receiver = "pkill -{} -f '^postgres: .*walreceiver'"
     far_ahead = f"SELECT pg_logical_emit_message(false, 'lab', repeat('x', {MIB})) FROM generate_series(1, 60)"
-    lab.exec(follower, receiver.format("STOP"))
-    try:
+    with hanging(lab, follower, "walreceiver"):
         sql(lab, leader, far_ahead)
         assert_refused(lab, witness, follower, "bytes behind", "does not stream")
-    finally:
-        lab.exec(follower, receiver.format("CONT"))
     witness.await_converged(60)
+
+
+def test_a_hand_over_that_is_not_done_in_the_time_allowed_leaves_the_old_leader(lab: Lab, witness: Witness) -> None:
+    """The checkpoint before it hangs: promote and demote end in one sentence, nobody is asked any more, it leads on and
+    takes writes; once it can, it hands over as ever."""
+    witness.await_converged(60)
+    leader = witness.leader()
+    follower, epoch = others(leader)[0], max(row.epoch for row in witness.look())
+    with hanging(lab, leader, "checkpointer"):
+        for words in (f"promote {follower} --timeout 2", "demote --timeout 2"):
+            said, took = in_shell(lab, leader, words)
+            assert f"no hand-over within 2 s; {leader} is leading" in said, f"{words}: {said or 'it succeeded'}"
+            assert took < HICCUP, f"{words}: {took:.1f} s"
+        answer = lab.salt(ASKED_ON, "chefha.promote", follower, "timeout=2", timeout=REFUSAL_TIMEOUT)[ASKED_ON]
+        assert isinstance(answer, str) and "no hand-over within 2 s" in answer and "Traceback" not in answer, answer
+        sql(lab, leader, "SELECT pg_logical_emit_message(true, 'lab', 'a commit')")
+    witness.await_converged(60)
+    assert (witness.leader(), max(row.epoch for row in witness.look())) == (leader, epoch)
+    assert in_shell(lab, leader, f"promote {follower}")[0] == WELL
+    assert witness.leader() == follower
+    witness.await_converged(60)
+
+
+def test_a_candidate_that_does_not_get_the_end_of_the_log_leaves_the_old_leader(lab: Lab, witness: Witness) -> None:
+    """PostgreSQL stops on the leader, and the candidate's WAL receiver hangs: whether the verb's time is over first, or
+    the candidate has not everything, the old leader serves again, and nothing is lost."""
+    with under_load(lab, outage=HICCUP) as story:
+        leader, follower = story.leader, story.followers[0]
+        for timeout, expected in ((2, "no hand-over within 2 s"), (30, f"nobody took over, so {leader} leads again")):
+            with hanging(lab, follower, "walreceiver"):
+                said, _ = in_shell(lab, leader, f"promote {follower} --timeout {timeout}")
+                assert expected in said, said or "it succeeded"
+                story.await_writes_again()
+            witness.await_converged(60)
+            assert (witness.leader(), max(row.epoch for row in witness.look())) == (leader, story.epoch)

@@ -8,30 +8,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from lab.api import Lab
+from lab.stack import CLUSTER
 from lab.topology import BACKENDS
 from lab.witness import Seen, Witness, others
 from tests.lab.bring_up import APPLY_TIMEOUT, did_change, failed
 from tests.lab.postgresql import sql
 from tests.lab.secrecy import secrets_of
+from tests.lab.story import poll
 
 CTL = "chef-backend-ctl "
 #: seconds for a verb, for a cluster that was touched, and for one that was stopped as a whole
 VERB = 90.0
 CONVERGED = 90.0
 ELECTED = 120.0
-PYTHON = "/opt/saltstack/salt/bin/python"
-#: what remove-node does in etcd, run on another member
-STRIKE_OFF = """
-import sys
-from chefha_core.node import own_name
-from chefha_core.parts.etcd_members import confirmed_members, remove_member
-from chefha_core.settings import load
-from chefha_core.verbs.etcd_access import root_client
-settings = load()
-client = root_client(settings, own_name(settings), 5.0)
-[gone] = [one for one in confirmed_members(client) if one.name == sys.argv[1]]
-remove_member(client, gone.id_hex)
-"""
 
 
 def ctl(lab: Lab, node: str, words: str, code: int = 0) -> str:
@@ -235,7 +224,7 @@ def test_an_uninstalled_node_and_a_cleansed_one_come_back_by_highstate(lab: Lab,
     """Uninstalled, it keeps its data; removed and cleansed, it has none, and joins as a new one."""
     witness.await_converged(CONVERGED)
     leader = witness.leader()
-    node, other = others(leader)
+    node = others(leader)[0]
     system_id = "cat /var/lib/chefha/postgresql/data/PG_VERSION"
     assert "no terminal to ask at" in ctl(lab, node, "uninstall </dev/null", code=1)
     ctl(lab, node, "uninstall --yes")
@@ -244,8 +233,14 @@ def test_an_uninstalled_node_and_a_cleansed_one_come_back_by_highstate(lab: Lab,
     apply(lab, node)
     witness.await_converged(CONVERGED)
     ctl(lab, node, "stop")
-    code, text = lab.exec(other, [PYTHON, "-c", STRIKE_OFF, node])
-    assert code == 0, text
+    assert f"remove-node {node}" in ctl(lab, node, "cleanse --yes", code=1)
+    removed: dict[str, Any] = {}
+
+    def struck_off() -> bool:
+        removed.update(lab.salt_run("chefha.remove_node", CLUSTER, node, timeout=VERB))
+        return removed.get("removed") == node
+
+    assert poll(struck_off, VERB) and removed["asked_on"] != node, removed
     saved = json.loads(ctl(lab, node, "cleanse --yes --json 2>/dev/null"))["saved"]
     assert lab.exec(node, f"stat -c %a {saved}; ls {saved}/etc-chefha/settings.json")[1].split()[0] == "700"
     left = "ls -d /etc/chefha /var/lib/chefha/postgresql/data /var/lib/chefha/etcd /var/lib/chefha/search 2>/dev/null"

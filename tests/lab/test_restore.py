@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from lab.api import Lab
+from lab.deploy import PYTHON
+from lab.stack import CLUSTER
 from lab.topology import BY_NAME
 from lab.witness import Witness, others
 from tests.lab.bring_up import APPLY_TIMEOUT, failed
@@ -31,13 +33,24 @@ def ctl(lab: Lab, node: str, *words: str, timeout: float = 180) -> tuple[int, st
     return lab.exec(node, f"{CTL} {' '.join(words)} 2>&1", timeout)
 
 
+def assert_whole(answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer to a restore, all of whose steps were done."""
+    assert {step["outcome"] for step in answer["steps"]} == {"done"}, answer
+    return answer
+
+
 def restored(lab: Lab, node: str, archive: str, *words: str) -> dict[str, Any]:
     """The answer to a restore that works."""
     code, text = lab.exec(node, f"{CTL} restore {archive} -y --json {' '.join(words)} 2>/root/restore.log", 240)
     assert code == 0, text + lab.exec(node, "cat /root/restore.log")[1]
-    answer: dict[str, Any] = json.loads(text)
-    assert {step["outcome"] for step in answer["steps"]} == {"done"}, answer
-    return answer
+    return assert_whole(json.loads(text))
+
+
+def by_runner(lab: Lab, node: str, archive: str) -> dict[str, Any]:
+    """The same on the master, which finds out who leads."""
+    answer = lab.salt_run("chefha.restore", CLUSTER, archive, timeout=240)
+    assert answer.get("asked_on") == node, answer
+    return assert_whole(answer)
 
 
 def system_id(lab: Lab, node: str) -> str:
@@ -79,6 +92,32 @@ def assert_as_archived(lab: Lab, node: str, acknowledged: int) -> None:
     assert sql(lab, node, "select to_regclass('since') is null") == "t"
 
 
+#: another cluster of the same name and PostgreSQL, and a backup of it
+FOREIGN = """
+import dataclasses, shutil, subprocess, sys
+from pathlib import Path
+from chefha_core.parts.postgres_tools import Places
+from chefha_core.settings import Backup, load
+from chefha_core.verbs import backup
+settings, place = load(), Path("/var/lib/chefha/foreign")
+def run(program, *words):
+    command = [settings.pg_bin + "/" + program, "-D", place / "data", *words]
+    subprocess.run(command, user="postgres", group="postgres", cwd="/", check=True, stdout=subprocess.DEVNULL)
+place.mkdir()
+shutil.chown(place, "postgres", "postgres")
+try:
+    run("initdb", "--no-sync", "--auth=trust")
+    run("pg_ctl", "-w", "-l", place / "log", "-o", f"-p 5598 -c listen_addresses= -k {place}", "start")
+    places = Places(place / "data", Path(settings.pg_bin), 5598, config=place / "data/postgresql.conf", sockets=place)
+    wanted = dataclasses.replace(settings, backup=Backup(directory=str(place / "store")))
+    try:
+        taken = backup.backup(wanted, "elsewhere", force=True, places=places)
+    finally:
+        run("pg_ctl", "-w", "-m", "immediate", "stop")
+    shutil.move(taken["archive"], sys.argv[1])
+finally:
+    shutil.rmtree(place)
+"""
 REFUSED = {
     "truncated": ("head -c $(($(stat -c %s {a}) / 2)) {a} > {b}", "truncated"),
     "a bit is flipped": (
@@ -86,7 +125,8 @@ REFUSED = {
         'printf "\\\\$(printf %o $((byte ^ 4)))" | dd of={b} bs=1 seek=$at conv=notrunc 2>/dev/null',
         "damaged",
     ),
-    "foreign": ("tar -C /etc -cz -f {b} hostname", "not an archive of chefha"),
+    "something else": ("tar -C /etc -cz -f {b} hostname", "not an archive of chefha"),
+    "foreign": (f'{PYTHON} -c "$FOREIGN" {{b}}', "never had that identifier"),
 }
 
 
@@ -96,7 +136,7 @@ def test_a_restore_is_refused_with_its_own_words_and_nothing_changes(
     node, path, _ = archive
     before = state(lab, witness)
     for name, (make, words) in REFUSED.items():
-        code, text = lab.exec(node, make.format(a=path, b="/root/bad.tar.zst"))
+        code, text = lab.exec(node, make.format(a=path, b="/root/bad.tar.zst"), env={"FOREIGN": FOREIGN})
         assert code == 0, text
         code, text = ctl(lab, node, "restore /root/bad.tar.zst -y")
         assert code == 1 and words in text and "nothing was changed" in text, f"{name}: {text}"
@@ -110,7 +150,7 @@ def test_a_restore_is_refused_with_its_own_words_and_nothing_changes(
         code, text = ctl(lab, node, words)
         assert code == 1 and message in text and "Traceback" not in text, text
     code, text = ctl(lab, others(node)[0], f"restore {path} -y")
-    assert code == 1, text
+    assert code == 1 and f"is not the leader, {node} is; run it there; nothing was changed" in text, text
     assert state(lab, witness) == before
     assert lab.exec(node, f"ls {HOME}; rm -f /root/bad.tar.zst")[1].split() == ["data", "pgpass", "role.conf"]
 
@@ -119,9 +159,12 @@ def test_a_restore_brings_back_what_was_acknowledged_and_the_others_clone_it(
     lab: Lab, witness: Witness, archive: tuple[str, str, int]
 ) -> None:
     node, path, acknowledged = archive
-    for words in ("", f"-d {HOME}/mine"):
+    for restore in (
+        lambda: by_runner(lab, node, path),
+        lambda: restored(lab, node, path, f"-d {HOME}/mine"),
+    ):
         was = system_id(lab, node)
-        answer = restored(lab, node, path, words)
+        answer = restore()
         assert answer["system_id"] == system_id(lab, node) != was
         witness.await_converged(60)
         assert witness.leader() == node
@@ -131,6 +174,7 @@ def test_a_restore_brings_back_what_was_acknowledged_and_the_others_clone_it(
         sql(lab, node, "create table since as select generate_series(1, 500) n")
 
 
+#: by what is killed: what is waited for, and how
 KILL = {
     "the verb, while it extracts": ("[ -e {home}/restore/data/PG_VERSION ]", "kill -9 $verb"),
     "verb and leaderl, when it is asked for": (
@@ -155,13 +199,16 @@ def test_a_restore_that_crashed_left_the_old_data_or_the_restored(
     when, kill = KILL[what]
     script = (
         f"{CTL} restore {path} -y >/root/killed.log 2>&1 & verb=$!; "
-        f"for i in $(seq 6000); do {when.format(home=HOME)} >/dev/null && break; sleep 0.01; done; {kill}"
+        f"for i in $(seq 6000); do {when.format(home=HOME)} >/dev/null && break; sleep 0.01; done; {kill}; "
+        "[ $i -lt 6000 ] && echo in time"
     )
-    lab.exec(node, script, 90)
+    said = lab.exec(node, script, 90)[1]
     if what == MACHINE:
         lab.fault("kill-host", node)
         poll(lambda: False, 5)
         lab.heal(node)
+    log = lab.exec(node, "cat /root/killed.log")[1]
+    assert "in time" in said and "is restored in epoch" not in log, f"it was killed too late: {said}\n{log}"
     witness.await_converged(120)
     leader = witness.leader()
     old = sql(lab, leader, "select to_regclass('since') is not null") == "t"

@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import pytest
 from lab.api import Lab
 from lab.stack import CLUSTER
 from lab.topology import BACKENDS
 from lab.witness import Witness
+from tests.lab.shell import WELL, in_shell
 from tests.lab.story import HICCUP, under_load
 
 ASKED_ON = BACKENDS[0].name
 #: seconds from the command on the master to its answer: the verb's own deadline is 1 s, Salt and two cores take theirs
 DEADLINE = 8.0
+#: the same of the shell, which takes half a second at most where nothing else runs
+MOMENT = 1.5
 ROWS_KNOWN_AFTER = 15.0
 
 
@@ -54,6 +58,15 @@ def test_status_of_a_nodes_services(lab: Lab) -> None:
     assert answer["disks"]
     code, text = lab.exec(ASKED_ON, ["chef-backend-ctl", "status", "--simple"])
     assert code == 0 and "run: postgresql: (pid" in text
+
+
+@pytest.mark.parametrize("verb", ["cluster-status", "status"])
+def test_the_shell_answers_in_a_moment(lab: Lab, witness: Witness, verb: str) -> None:
+    """On a cluster that is well; what it takes exactly is bench.shell's business."""
+    witness.await_converged(45)
+    answers = [in_shell(lab, ASKED_ON, verb) for _ in range(5)]
+    assert [said for said, _ in answers] == [WELL] * 5
+    assert min(took for _, took in answers) <= MOMENT, answers
 
 
 def test_f14_follower_loses_power_and_status_says_so(lab: Lab, witness: Witness) -> None:

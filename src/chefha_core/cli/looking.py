@@ -66,8 +66,7 @@ def _show_config(wanted: argparse.Namespace) -> None:
         from chefha_core.verbs.join_cluster import write_secrets
 
         path = write_secrets(load(), wanted.secrets)
-        text = f"secrets and certificates written to {path}; delete it when they are used"
-        show({"file": path}, text, wanted.json)
+        show({"file": path}, f"secrets and certificates written to {path}; delete it when they are used", wanted.json)
         return
     data = config.shown(load())
     show(data, config.to_yaml({"chefha": data}).rstrip("\n"), wanted.json)

@@ -94,6 +94,10 @@ class _Progress(Steps):
         for passed in STEPS[len(self.rows) : STEPS.index(step) + 1]:
             self.done(passed)
 
+    def has(self, step: str) -> bool:
+        """Whether ``step`` was seen to happen."""
+        return len(self.rows) > STEPS.index(step)
+
 
 def _hand_over(settings: Settings, name: str, to: str, timeout: float, on_step: OnStep) -> dict[str, Any]:
     asked = f"promote {to}" if to else "demote"
@@ -177,6 +181,8 @@ def _watch(client: EtcdClient, before: EtcdView, asked: str, to: str, progress: 
             _refused_by_leader(snapshot, view, old.epoch, asked)
             dropped_at = 0.0 if view.intent else dropped_at or time.monotonic()
             if dropped_at and time.monotonic() - dropped_at > SILENCE:
+                if progress.has(STEPS[1]):
+                    raise VerbError(_given_back(asked, old))
                 raise VerbError(
                     f"{asked}: the leader {old.name} dropped the hand-over without a reason and goes on leading; see "
                     "why with chef-backend-ctl tail leaderl there, then try again"
@@ -186,11 +192,13 @@ def _watch(client: EtcdClient, before: EtcdView, asked: str, to: str, progress: 
     )
 
 
+def _given_back(asked: str, old: LeaderKey) -> str:
+    return f"{asked}: nobody took over, so {old.name} leads again; see why with cluster-status, then try again"
+
+
 def _as_asked(view: EtcdView, new: LeaderKey, old: LeaderKey, asked: str, to: str, progress: _Progress) -> EtcdView:
     if new.name == old.name:
-        raise VerbError(
-            f"{asked}: nobody took over, so {old.name} leads again; see why with cluster-status, then try again"
-        )
+        raise VerbError(_given_back(asked, old))
     if to and new.name != to:
         raise VerbError(
             f"{asked}: {new.name} became the leader instead, because {to} dropped out on the way; see why with "

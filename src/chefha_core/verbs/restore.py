@@ -61,12 +61,9 @@ def restore(
     try:
         moment = checks.moment(target_time)
         view = _look(client)
+        _refuse(checks.refusal(settings, view, name))  # first: another node may not have the archive
         about = source.about()
-        _refuse(
-            checks.refusal(settings, view, name)
-            or checks.archive_refusal(settings, view, about, foreign, where)
-            or checks.time_refusal(moment, about)
-        )
+        _refuse(checks.archive_refusal(settings, view, about, foreign, where) or checks.time_refusal(moment, about))
         with Staging(where, staging_dir, view) as staging:
             staging.check_room(about)
             agree(_question(settings, view, source.label, about))
