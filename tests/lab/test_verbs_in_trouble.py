@@ -65,7 +65,7 @@ ROWS = (
     Row("restore /nothing.tar.zst --yes", "restore /nothing.tar.zst", NO_ETCD, "is not the leader", NO_LEADER),
     Row("bootstrap --yes", "bootstrap", "there are data in", *["etcd knows this cluster already"] * 2),
     Row("create-cluster --yes --quorum-loss-recovery", "", "bring etcd's quorum back", *["etcd has a quorum"] * 2),
-    Row("join-cluster {leader}", "join_cluster {leader}", "is a member already", "is a member already", None),
+    Row("join-cluster {leader}", "join_cluster {leader}", *["is a member already"] * 3),
     Row("join-cluster {leader} -p {leader}", "", *["change pillar chefha:members"] * 3),
     Row("remove-node {self} --yes", "remove_node {self}", *["that is this node"] * 3),
     Row("remove-node {gone} --yes", "", "it is still running", None, "it is still running"),
