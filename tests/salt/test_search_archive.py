@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import importlib
 import io
 import os
 import re
@@ -20,10 +21,6 @@ import pytest
 import salt.config
 import salt.state
 from tests.salt.playground import REPOSITORY, pillar
-
-from chefha_core import search_engine
-from chefha_core.layout import search
-from chefha_core.layout.catalogue import LAYOUTS
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="what is unpacked belongs to root")
 
@@ -101,9 +98,14 @@ GRAINS = {"os": "Debian", "os_family": "Debian", "kernel": "Linux", "id": "be1"}
 
 @pytest.fixture
 def minion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Minion]:
+    # as the state will import them: another test may have had the library loaded anew
+    search_engine, search, catalogue = (
+        importlib.import_module(f"chefha_core.{part}")
+        for part in ("search_engine", "layout.search", "layout.catalogue")
+    )
     for module in (search_engine, search):
         monkeypatch.setattr(module, "UNPACKED", str(tmp_path / "unpacked"))
-    monkeypatch.setitem(LAYOUTS, "search", lambda settings, name: search._archive(settings.search))
+    monkeypatch.setitem(catalogue.LAYOUTS, "search", lambda settings, name: search._archive(settings.search))
     (tmp_path / "files").mkdir()
     for name, content in ARCHIVES.items():
         (tmp_path / "files" / name).write_bytes(content)
