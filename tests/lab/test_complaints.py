@@ -164,8 +164,8 @@ def test_stale_sessions_to_the_old_leader_are_cut(lab: Lab, witness: Witness) ->
         code, said = waits.result(timeout=20)
     assert code not in (0, 124), said
     assert any(words in said for words in ("terminating connection", "closed the connection", "reset by peer")), said
-    assert sql(lab, leader, sleeps) == "0"
     witness.await_converged(60)
+    assert sql(lab, leader, sleeps) == "0"
 
 
 def test_a_full_disk_of_the_leader_hands_over_and_heals(lab: Lab, witness: Witness) -> None:
