@@ -55,7 +55,7 @@ bench-peer: venv  ## the same beside Patroni with vip-manager, 3 times each: hal
 bench-backup: venv  ## backup of 5 GB beside pg_basebackup, in turn, 3 times each, on this machine
 	$(PY) -m bench.backup
 
-bench-highstate: venv  ## the highstate of empty machines, and the second one: 3 labs from nothing, a quarter of an hour
+bench-highstate: venv  ## the highstate of empty machines, and the second one: 3 labs from nothing, minutes once there is an image
 	$(PY) -m bench.highstate
 
 clean:  ## remove what make made here

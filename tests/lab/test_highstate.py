@@ -13,7 +13,7 @@ from tests.lab.bring_up import APPLY_TIMEOUT, BringUp, did_change, failed, minio
 
 #: states that change nothing themselves: by the time they are reached there may be nothing left to wait for
 WAITS = {"chefha_etcd_healthy (chefha)", "chefha_member_healthy (chefha)"}
-#: seconds; three times what the figures have, for machines that are busy
+#: seconds; many times what `python -m bench.highstate` has, for machines that are busy
 READY_WITHIN, AGAIN_WITHIN = 180.0, 60.0
 pytestmark = pytest.mark.everywhere
 

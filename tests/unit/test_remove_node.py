@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.unit.plan_builder import report, view
 
+from chefha_core.layout.leaderl import leaderl
 from chefha_core.model import PgState
 from chefha_core.settings import Leaderl, Search, Secrets, Settings
 from chefha_core.verbs import cluster_status, quorum_loss, remove_node, search_alone
@@ -53,6 +54,29 @@ def test_the_question_says_what_may_be_missing() -> None:
 def test_recovery_is_refused_without_etcd_of_its_own_or_without_data() -> None:
     assert "etcd is your own" in quorum_loss.why_not(settings(etcd_endpoints=("http://192.0.2.1:2379",)), "a")
     assert "no data of etcd" in quorum_loss.why_not(settings(), "a")
+
+
+def test_an_etcd_that_could_not_be_started_alone_forgets_nobody_later(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever ends the attempt, the mark that makes a start forget the others does not outlive it."""
+    mark, seen = tmp_path / "etcd-alone", list[bool]()
+
+    def fails(action: str, unit: str) -> None:
+        seen.append(mark.exists())
+        raise VerbError("systemd says no")
+
+    monkeypatch.setattr(quorum_loss, "ALONE", mark)
+    monkeypatch.setattr(quorum_loss, "systemctl", fails)
+    with pytest.raises(VerbError, match="systemd says no"):
+        quorum_loss.start_alone(settings(), "a", 1.0)
+    assert seen == [True] and not mark.exists()
+
+
+def test_leaderl_is_the_last_wish_of_its_layout() -> None:
+    """So whatever else changes there restarts it: Salt asks a state that changed something no more what it watches."""
+    wishes = leaderl(settings(), "a")
+    assert wishes[-1].restart == "chefha-leaderl.service" and not any(wish.restart for wish in wishes[:-1])
 
 
 def test_search_goes_on_alone_by_its_makers_program() -> None:

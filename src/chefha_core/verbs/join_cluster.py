@@ -29,7 +29,7 @@ from chefha_core.verbs.steps import OnStep, Steps, nobody_looks
 
 STEPS = ("secrets and settings are here", "states applied", "this node follows")
 #: seconds that it may take (a base backup takes its time), and for one question to Salt
-TIMEOUT, ANSWERS = 5400.0, 120.0
+TIMEOUT, ANSWERS = rejoin.TIMEOUT, 120.0
 
 
 @dataclass(frozen=True)

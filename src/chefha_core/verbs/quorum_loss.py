@@ -176,13 +176,16 @@ def start_alone(settings: Settings, name: str, wait: float) -> None:
     """Start etcd as the only member of its cluster, and wait until it serves. VerbError."""
     run_folder(ALONE.parent)
     ALONE.touch(mode=0o600)
-    systemctl("restart", UNIT)
-    end = time.monotonic() + wait
-    while [member.name for member in serving(settings, name)] != [name]:
-        if time.monotonic() > end:
-            ALONE.unlink(missing_ok=True)
-            raise VerbError(f"etcd does not serve with {name} alone after {wait:g} s; look at: journalctl -u {UNIT}")
-        time.sleep(LOOK)
+    try:
+        systemctl("restart", UNIT)
+        end = time.monotonic() + wait
+        while [member.name for member in serving(settings, name)] != [name]:
+            if time.monotonic() > end:
+                at = f"look at: journalctl -u {UNIT}"
+                raise VerbError(f"etcd does not serve with {name} alone after {wait:g} s; {at}")
+            time.sleep(LOOK)
+    finally:
+        ALONE.unlink(missing_ok=True)  # no later start may forget the others
 
 
 def keep_aside(data: Path) -> str:
