@@ -33,7 +33,9 @@ lint: venv  ## ruff and mypy
 # ---- tests -----------------------------------------------------------------------------------------------------
 
 test: lint  ## everything on the default stack: logic, simulation, real parts, Salt, the lab (an hour)
-	$(PY) -m pytest tests/unit tests/simulation tests/functional tests/salt
+# The logic needs one core, the lab's image (minutes, where there is none) the network and the other one.
+	$(PY) -m lab up --until image & trap wait EXIT; $(PY) -m pytest tests/unit tests/simulation; wait $$!
+	$(PY) -m pytest tests/functional tests/salt
 	$(PY) -m pytest -m "not packaged" tests/lab
 
 test-fast: lint  ## logic only: seconds

@@ -32,7 +32,8 @@ class SearchResult:
     longest_gap: float
     longest_gap_at: float
     searches: int
-    searches_failed: int
+    #: longest time without a search that was answered completely
+    longest_silence: float
     #: (when, how many search nodes lived from then on)
     living: Sequence[tuple[float, int]]
     #: how long fewer than a majority of the search nodes lived
@@ -91,6 +92,7 @@ def assess(raw: Mapping[str, Any]) -> SearchResult:
     ends = sorted(at for _, at in raw["acks"])
     first = ends[0] if ends else 0.0  # an index is slow to begin with, which is no outage
     gap, gap_at = longest_gap([at - first for at in ends], raw["seconds"] - first)
+    silence, _ = longest_gap(sorted(raw["answered"]), raw["seconds"])
     return SearchResult(
         began_at=raw["began_at"],
         seconds=round(raw["seconds"], 3),
@@ -100,7 +102,7 @@ def assess(raw: Mapping[str, Any]) -> SearchResult:
         longest_gap=round(gap, 3),
         longest_gap_at=round(first + gap_at, 3),
         searches=raw["searches"],
-        searches_failed=raw["searches_failed"],
+        longest_silence=round(silence, 3),
         living=[(at, count) for at, count in raw["living"]],
         without_majority=without_majority(raw["living"], raw["seconds"]),
         missing=raw["missing"],

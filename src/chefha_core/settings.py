@@ -302,6 +302,11 @@ class Settings:
         return self.leaderl.interval_seconds or PROFILES[self.profile][1]
 
     @property
+    def report_life(self) -> int:
+        """Seconds until etcd drops what a member last reported; those it is counted as present for are fewer."""
+        return int(max(5, 2 * self.ttl))
+
+    @property
     def request_timeout(self) -> float:
         """Deadline of one request to etcd in seconds."""
         return self.leaderl.request_timeout_seconds or PROFILES[self.profile][2]

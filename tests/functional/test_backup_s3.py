@@ -17,6 +17,7 @@ from chefha_core.backup import take, wal
 from chefha_core.backup.archive import verify
 from chefha_core.backup.chain import chain
 from chefha_core.backup.s3_store import S3Store
+from chefha_core.backup.stores import Owner
 from chefha_core.settings import S3, Backup
 from chefha_core.verbs import backup
 from chefha_core.verbs.reach import VerbError
@@ -70,16 +71,17 @@ def test_what_was_cut_short_never_becomes_an_archive(node: Node, bucket: S3) -> 
         taken(node, bucket, timeout=3.0, max_rate=1)
     assert objects(bucket) == []
     store = S3Store(bucket)
-    own, other = (f"chef-backup-2026-01-01-00-00-00.tgz.c.{node}.partial" for node in ("be1", "be2"))
-    for name in (own, other):
+    begun = "chef-backup-2026-01-01-00-00-00.tgz"
+    own, other, gone = (Owner("c", node).partial(begun) for node in ("be1", "be2", "be9"))
+    for name in (own, other, gone):
         names = {"Bucket": bucket.bucket, "Key": f"chef/test/{name}"}
         store.client.put_object(**names, Body=b"half")  # what a killed one may leave: an object not yet verified,
         store.client.create_multipart_upload(**names)  # and parts of one
-    store.clear("c.be1")
-    assert objects(bucket) == [other], "another node may be at work on its own"
+    store.clear(Owner("c", "be1", ("be2", "be3")))
+    assert objects(bucket) == [other], "another member may be at work on its own"
     (upload,) = store.client.list_multipart_uploads(Bucket=bucket.bucket)["Uploads"]
     assert upload["Key"].endswith(other)
-    store.clear("c.be2")
+    store.clear(Owner("c", "be2", ("be1", "be3")))
     assert objects(bucket) == []
     assert not store.client.list_multipart_uploads(Bucket=bucket.bucket).get("Uploads")
 

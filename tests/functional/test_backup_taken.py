@@ -373,7 +373,7 @@ def test_nothing_is_deleted_while_an_archive_cannot_be_read(pair: tuple[Node, No
 
 def test_two_nodes_back_up_into_one_store_at_once(pair: tuple[Node, Node], store: Path) -> None:
     """Begun in the same second, both get a name, and neither removes what the other one has not finished."""
-    half = store / f"chef-backup-2026-01-01-00-00-00.tgz.{take.owner(pair[0].settings, pair[0].name)}.partial"
+    half = store / take.owner(pair[0].settings, pair[0].name).partial("chef-backup-2026-01-01-00-00-00.tgz")
     store.mkdir()
     half.touch()
     done = [started(node, store, more) for node, more in zip(pair, ("force=True", ""), strict=True)]

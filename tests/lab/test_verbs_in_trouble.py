@@ -82,8 +82,11 @@ ROWS = (
     Row("gather-logs --directory /var/tmp", within=PATIENCE),
 )
 #: one after the other, on another node, whose minion nobody asks meanwhile: it takes ten seconds to end
-IN_TURN = tuple(
-    Row(f"{verb} salt-minion", within=PATIENCE) for verb in ("stop", "once", "term", "start", "kill", "restart")
+IN_TURN = (
+    Row("stop salt-minion", within=PATIENCE),
+    # the shell command needs no minion
+    *(Row(verb) for verb in ("cluster-status", "status", "version", "show-config", "service-list")),
+    *(Row(f"{verb} salt-minion", within=PATIENCE) for verb in ("once", "term", "start", "kill", "restart")),
 )
 #: after all others, for it changes things: the states start etcd here and wait for the others, or for a leader
 LAST = Row("reconfigure --timeout 20", "", "not done within 20 s", WELL, "not done within 20 s", within=PATIENCE)

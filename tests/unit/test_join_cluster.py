@@ -86,6 +86,11 @@ def test_secrets_that_are_there_already(places: Places, tmp_path: Path) -> None:
     assert "which are not overwritten" in refusal(places, secrets_file=secrets_file(tmp_path))
 
 
+def test_a_damaged_file_of_secrets_that_are_there_already_is_told(places: Places, tmp_path: Path) -> None:
+    places.node_file.write_text("{")
+    assert f"{places.node_file} cannot be read" in refusal(places, secrets_file=secrets_file(tmp_path))
+
+
 @pytest.mark.parametrize("there", [{"vip_interface": "lo"}, {**SECRETS, "vip_interface": "lo"}, {"tls": {}}])
 def test_secrets_join_what_an_earlier_call_brought(
     places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: dict[str, Any]

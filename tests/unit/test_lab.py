@@ -70,13 +70,13 @@ def test_search_is_whole_when_every_node_says_so() -> None:
 def measured(**more: Any) -> dict[str, Any]:
     return {
         "began_at": 0.0, "seconds": 10.0, "attempts": 4, "errors": {}, "acks": [[1, 1.0], [2, 2.0], [3, 8.0]],
-        "searches": 1, "searches_failed": 0, "living": [[0.0, 3]], "missing": [], **more,
+        "searches": 3, "answered": [1.0, 8.0, 9.0], "living": [[0.0, 3]], "missing": [], **more,
     }  # fmt: skip
 
 
 def test_a_search_probe_tells_its_longest_gap_and_what_is_lost() -> None:
     result = search_probe.assess(measured(missing=[2]))
-    assert (result.longest_gap, result.longest_gap_at, result.lost) == (6.0, 2.0, 1)
+    assert (result.longest_gap, result.longest_gap_at, result.longest_silence, result.lost) == (6.0, 2.0, 7.0, 1)
     with pytest.raises(LabError, match="unchecked"):
         _ = search_probe.assess(measured(missing=None)).lost
 

@@ -16,6 +16,15 @@ from chefha_core.parts.postgres_tools import Places, PostgresError, run
 OnProgress = Callable[[str, int], None]
 
 
+def about_of(store: Store, name: str) -> About:
+    """What an archive of the store says of itself; ArchiveError that names it."""
+    with store.read(name) as stream:
+        try:
+            return read_about(stream)
+        except ArchiveError as error:
+            raise ArchiveError(f"{store.where(name)}: {error}; move it away if it is of no use") from None
+
+
 def chain(store: Store, name: str) -> list[str]:
     """The archives that ``name`` needs, the full one first, itself last; ArchiveError if one is missing."""
     names = [name]

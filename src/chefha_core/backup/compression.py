@@ -56,7 +56,10 @@ class Expanded:
     def __init__(
         self, stream: BinaryIO, on_progress: Callable[[int], None], programs: Mapping[str, list[str]] = _EXPAND
     ) -> None:
-        start = stream.read(4)
+        try:
+            start = stream.read(4)
+        except Exception as error:  # of whichever store it comes from
+            raise ArchiveError(f"it cannot be read: {error}") from None
         kind = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), "")
         if not kind:
             raise ArchiveError("it is empty" if not start else "it is not an archive of chefha: neither zstd nor gzip")

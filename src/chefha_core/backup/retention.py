@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from chefha_core.backup import wal
-from chefha_core.backup.archive import About, read_about
-from chefha_core.backup.chain import chain
+from chefha_core.backup.archive import About
+from chefha_core.backup.chain import about_of, chain
 from chefha_core.backup.errors import ArchiveError
 from chefha_core.backup.stores import Store
 from chefha_core.model import parse_lsn
 
 
-def retire(store: Store, cluster: str, keep: int) -> str:
-    """Delete the cluster's archives but the newest ``keep`` (0: none), and the log that only they needed.
+def retire(store: Store, cluster: str, keep: int, made: str) -> str:
+    """Delete the cluster's archives but the newest ``keep`` (0: none is deleted) and the one just ``made``, which may
+    have begun before another node's; and the log that only they needed.
 
     Why that could not be done, "" if it was. One that cannot be read may be what another one builds upon: then nothing
     is deleted.
@@ -21,7 +22,7 @@ def retire(store: Store, cluster: str, keep: int) -> str:
     try:
         found = _all(store)
         own = [name for name, about in found.items() if about.cluster == cluster]
-        kept = {name for newest in own[-keep:] for name in chain(store, newest)}
+        kept = {name for needed in (*own[-keep:], made) for name in chain(store, needed)}
         for name in sorted(set(own) - kept):
             store.remove(name)
         oldest = found[min(kept)]
@@ -33,11 +34,4 @@ def retire(store: Store, cluster: str, keep: int) -> str:
 
 def _all(store: Store) -> dict[str, About]:
     """Every archive with what it says of itself, oldest first."""
-    found = {}
-    for stored in store.archives():
-        with store.read(stored.name) as stream:
-            try:
-                found[stored.name] = read_about(stream)
-            except ArchiveError as error:
-                raise ArchiveError(f"{store.where(stored.name)}: {error}; move it away if it is of no use") from None
-    return found
+    return {stored.name: about_of(store, stored.name) for stored in store.archives()}

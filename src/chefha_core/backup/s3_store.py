@@ -1,7 +1,7 @@
 """Archives in a bucket of an S3-compatible store, through boto3.
 
-A bucket has no rename: an archive is uploaded as ``NAME.OWNER.partial``, read back, copied by the store itself to its
-name.
+A bucket has no rename: an archive is uploaded as ``NAME.NODE@CLUSTER.partial``, read back, copied by the store itself
+to its name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from chefha_core.backup.errors import ArchiveError
-from chefha_core.backup.stores import NAME, PARTIAL, Stored
+from chefha_core.backup.stores import NAME, Owner, Stored
 from chefha_core.settings import S3
 
 #: bytes of one part of an upload, two of which are in memory at once
@@ -92,15 +92,14 @@ class S3Store:
             self.client.head_bucket(Bucket=self._wanted.bucket)
         return None
 
-    def clear(self, owner: str) -> None:
-        ending = f".{owner}{PARTIAL}"
+    def clear(self, owner: Owner) -> None:
         for stored in list(self._all()):
-            if stored.name.endswith(ending):
+            if owner.left_over(stored.name):
                 self.remove(stored.name)
         with self._explained("cannot be listed"):
             found = self.client.list_multipart_uploads(Bucket=self._wanted.bucket, Prefix=self._key("chef-backup-"))
             for upload in found.get("Uploads", []):
-                if upload["Key"].endswith(ending):
+                if owner.left_over(upload["Key"].removeprefix(self._key(""))):
                     self.client.abort_multipart_upload(
                         Bucket=self._wanted.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                     )

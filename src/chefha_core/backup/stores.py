@@ -1,7 +1,7 @@
 """Where archives lie: a folder of this machine, or a bucket of an S3-compatible store (s3_store.py).
 
-An archive is written as ``NAME.OWNER.partial`` and gets its name when it is verified. What an earlier attempt of its
-owner left is removed by `clear`: several nodes may write into one store at a time.
+An archive is written as ``NAME.NODE@CLUSTER.partial`` and gets its name when it is verified. What an earlier attempt
+left is removed by `clear`: several nodes may write into one store at a time.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ PARTIAL = ".partial"
 #: seconds after which what was written of an archive is brought to the disk
 FLUSH = 0.2
 NAME = re.compile(r"chef-backup-\d{4}(-\d{2}){5}\.(tar\.zst|tgz)")
+_PARTIAL = re.compile(rf"{NAME.pattern}\.(?P<node>[^@]+)@(?P<cluster>[^@]+){re.escape(PARTIAL)}")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,24 @@ class Stored:
 
     name: str
     size: int
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose attempt an archive in the making is. ``others``: the cluster's other members, who may be at their own."""
+
+    cluster: str
+    node: str
+    others: tuple[str, ...] = ()
+
+    def partial(self, name: str) -> str:
+        """What the archive is called until it is verified."""
+        return f"{name}.{self.node}@{self.cluster}{PARTIAL}"
+
+    def left_over(self, name: str) -> bool:
+        """Whether this is of an attempt that is over: this node's, or that of one that is no member any more."""
+        found = _PARTIAL.fullmatch(name)
+        return found is not None and found["cluster"] == self.cluster and found["node"] not in self.others
 
 
 class Store(Protocol):
@@ -57,8 +76,8 @@ class Store(Protocol):
     def room(self) -> int | None:
         """Bytes that are free, None if there is no end."""
 
-    def clear(self, owner: str) -> None:
-        """Remove what attempts of this owner that were cut short left here."""
+    def clear(self, owner: Owner) -> None:
+        """Remove what attempts that were cut short left here."""
 
     def receive(self, name: str, size: int) -> AbstractContextManager[int]:
         """A descriptor to write ``name`` to, about ``size`` bytes. What came is durable at the end of the block;
@@ -112,10 +131,11 @@ class Directory:
             self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
             return shutil.disk_usage(self.folder).free
 
-    def clear(self, owner: str) -> None:
+    def clear(self, owner: Owner) -> None:
         with self._explained("cannot be changed"):
-            for path in self.folder.glob(f"chef-backup-*.{owner}{PARTIAL}"):
-                path.unlink(missing_ok=True)
+            for path in self.folder.glob(f"chef-backup-*{PARTIAL}"):
+                if owner.left_over(path.name):
+                    path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def receive(self, name: str, size: int) -> Iterator[int]:

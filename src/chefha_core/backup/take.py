@@ -24,11 +24,12 @@ import chefha_core
 from chefha_core.backup import pg_manifest
 from chefha_core.backup.archive import About, verify
 from chefha_core.backup.archive_writer import ArchiveWriter
+from chefha_core.backup.chain import chain
 from chefha_core.backup.compression import ENDINGS, compressor, damage, ended, widen
 from chefha_core.backup.errors import ArchiveError
 from chefha_core.backup.retention import retire
 from chefha_core.backup.source import CATCH_UP, Deadline, Facts, ask, base_backup, catch_up, log_kept
-from chefha_core.backup.stores import PARTIAL, Store
+from chefha_core.backup.stores import Owner, Store
 from chefha_core.backup.tar_stream import CHUNK, TarStream
 from chefha_core.model import format_lsn
 from chefha_core.parts.postgres_tools import Places, PostgresError, run
@@ -73,9 +74,9 @@ class Taken:
     about: About
 
 
-def owner(settings: Settings, node: str) -> str:
-    """Whose attempt a partial archive is, as its name has it."""
-    return f"{settings.cluster}.{node}"
+def owner(settings: Settings, node: str) -> Owner:
+    """Whose attempt an archive in the making is."""
+    return Owner(settings.cluster, node, tuple(name for name in settings.members if name != node))
 
 
 def refusal(facts: Facts, wish: Wish, store: Store) -> str:
@@ -174,7 +175,7 @@ class _Taking:
 
     def run(self) -> Taken:
         began = datetime.datetime.now(datetime.UTC)
-        partial = f"{self._free(began)}.{owner(self.settings, self.node)}{PARTIAL}"
+        partial = owner(self.settings, self.node).partial(self._free(began))
         manifest = self._base_manifest() if self.wish.incremental else None
         with log_kept(self.places), self.store.receive(partial, self.facts.size) as output:
             about = self._stream(output, manifest, began)
@@ -185,8 +186,19 @@ class _Taking:
         except BaseException:
             self.store.remove(partial)
             raise
-        retention = retire(self.store, self.settings.cluster, self.settings.backup.keep)
-        return Taken(name, self.store.size(name), self.read, self.current, retention, about)
+        size = self.store.size(name)
+        if self.wish.incremental:
+            self._based(name)
+        retention = retire(self.store, self.settings.cluster, self.settings.backup.keep, name)
+        return Taken(name, size, self.read, self.current, retention, about)
+
+    def _based(self, name: str) -> None:
+        """What it builds upon is still there: another node may have finished one meanwhile, and retired that."""
+        try:
+            chain(self.store, name)
+        except ArchiveError as error:
+            self.store.remove(name)
+            raise ArchiveError(f"{error}; take a full backup") from None
 
     def _free(self, began: datetime.datetime) -> str:
         """The name of an archive begun then, or in the next second that is free."""

@@ -65,9 +65,12 @@ class Leaderl:
         self.roles = Roles(postgres, self.worker.aside)
         self.learners = Learners(settings, name, self.worker.aside)
         self.actor = Actor(settings, name, self.etcd, postgres, self.address, self.peers, self.memory, self.worker)
-        life = int(max(5, 2 * settings.ttl))
         self.reporter = Reporter(
-            etcd_client(settings, name, settings.request_timeout), name, self.report, self.times.interval, life
+            etcd_client(settings, name, settings.request_timeout),
+            name,
+            self.report,
+            self.times.interval,
+            settings.report_life,
         )
         self.doorbell = Doorbell(
             etcd_client(settings, name, settings.request_timeout),

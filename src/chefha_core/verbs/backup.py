@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from chefha_core.backup.archive import read_about
+from chefha_core.backup.chain import about_of
 from chefha_core.backup.compression import ENDINGS
 from chefha_core.backup.errors import ArchiveError
 from chefha_core.backup.source import ask
@@ -84,9 +84,8 @@ def _base(settings: Settings, store: Store, wanted: str) -> str:
     names = [stored.name for stored in store.archives()]
     if wanted == NEWEST:
         for name in reversed(names):
-            with store.read(name) as stream:
-                if read_about(stream).cluster == settings.cluster:
-                    return name
+            if about_of(store, name).cluster == settings.cluster:
+                return name
     if wanted == NEWEST or not names:
         raise ArchiveError(f"there is no archive in {store.where()} to build upon; take a full backup first")
     if Path(wanted).name not in names:

@@ -139,7 +139,10 @@ def _secrets(wish: Wish, places: Places) -> dict[str, Any]:
     if not path.exists():
         raise VerbError(f"{asked} {path} is missing; make it on a peer: chef-backend-ctl show-config --secrets FILE")
     data = _read(path, asked)
-    here = _branches(node_file.read(places.node_file))  # which may have an interface alone
+    try:
+        here = _branches(node_file.read(places.node_file))  # which may have an interface alone
+    except SettingsError as error:
+        raise VerbError(f"join-cluster {wish.peer}: {error}") from None
     if any(here.get(branch) and value and here[branch] != value for branch, value in data.items()):
         raise VerbError(
             f"join-cluster {wish.peer}: there are other secrets here already, in {places.node_file}, which are not "

@@ -34,7 +34,7 @@ STEPS = (
 )
 #: seconds for one question, until the leader has dropped the slot, and until search has a majority without it
 DEADLINE, DROPPED, EXCLUDED = 3.0, 30.0, 15.0
-#: seconds that etcd may take, over the time to live, to drop a report; a new leader of etcd begins its lease again
+#: seconds that etcd may take, over a report's life, to drop it; a new leader of etcd begins its lease again
 EXPIRY = 10.0
 LOOK = 0.3
 
@@ -90,7 +90,7 @@ def why_not(settings: Settings, name: str, node: str) -> str:
 
 def _await_silence(client: EtcdClient, settings: Settings, member: str) -> None:
     """Until the report that its leaderl keeps on a lease has run out: one that is only cut off from here goes on."""
-    end = time.monotonic() + settings.ttl + EXPIRY
+    end = time.monotonic() + settings.report_life + EXPIRY
     while member in codec.view(client.range(), time.monotonic()).members:
         if time.monotonic() > end:
             raise VerbError(

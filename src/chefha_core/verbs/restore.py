@@ -56,7 +56,7 @@ def restore(
     VerbError with one sentence, and nothing changed, if it is refused; times are seconds.
     """
     where = places or Places.of(settings)
-    steps, source = Steps(STEPS, on_step), checks.Source(settings, path)
+    steps, source = Steps(STEPS, on_step), _source(settings, path)
     client = etcd_client(settings, name, settings.request_timeout)
     try:
         moment = checks.moment(target_time)
@@ -94,6 +94,13 @@ def restore(
         raise VerbError(f"restore: {error}; nothing was changed") from error
     finally:
         client.close()
+
+
+def _source(settings: Settings, path: str) -> checks.Source:
+    try:
+        return checks.Source(settings, path)
+    except ArchiveError as error:
+        raise VerbError(f"restore {path}: {error}; nothing was changed") from None
 
 
 def _make_ready(
