@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
 
-.PHONY: help venv lint test test-fast lab lab-down bench bench-peer bench-backup bench-highstate docs matrix clean
+.PHONY: help venv lint test test-logic test-parts test-fast lab lab-down bench bench-peer bench-backup bench-highstate docs matrix clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -33,10 +33,16 @@ lint: venv  ## ruff and mypy
 # ---- tests -----------------------------------------------------------------------------------------------------
 
 test: lint  ## everything on the default stack: logic, simulation, real parts, Salt, the lab (an hour)
-# The logic needs one core, the lab's image (minutes, where there is none) the network and the other one.
-	$(PY) -m lab up --until image & trap wait EXIT; $(PY) -m pytest tests/unit tests/simulation; wait $$!
-	$(PY) -m pytest tests/functional tests/salt
+	$(MAKE) --no-print-directory -j 2 test-logic test-parts
 	$(PY) -m pytest -m "not packaged" tests/lab
+
+# Each of these two waits more than it computes, so they run at the same time; a mark tells their lines apart.
+test-logic: venv
+	$(PY) -m lab up --until image 2>&1 | sed -u 's/^/logic | /'
+	$(PY) -m pytest tests/unit tests/simulation tests/salt 2>&1 | sed -u 's/^/logic | /'
+
+test-parts: venv
+	$(PY) -m pytest tests/functional 2>&1 | sed -u 's/^/parts | /'
 
 test-fast: lint  ## logic only: seconds
 	$(PY) -m pytest tests/unit
