@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
 
-.PHONY: help venv lint test test-logic test-parts test-fast lab lab-down bench bench-peer bench-backup bench-highstate docs matrix clean
+.PHONY: help venv lint test test-logic test-parts test-fast lab lab-down bench bench-peer bench-backup bench-shell bench-highstate docs matrix clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -62,6 +62,9 @@ bench-peer: venv  ## the same beside Patroni with vip-manager, 3 times each: hal
 
 bench-backup: venv  ## backup of 5 GB beside pg_basebackup, in turn, 3 times each, on this machine
 	$(PY) -m bench.backup
+
+bench-shell: venv  ## what the shell command takes, 20 times each, in the lab that is up
+	$(PY) -m bench.shell
 
 bench-highstate: venv  ## the highstate of empty machines, and the second one: 3 labs from nothing, minutes once there is an image
 	$(PY) -m bench.highstate
