@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+from tests.unit.played_clock import Clock
 
 from chefha_core import node_file
+from chefha_core.parts.etcd import EtcdMember
 from chefha_core.secrets import generate
 from chefha_core.settings import from_pillar
 from chefha_core.verbs import join_cluster as joining
+from chefha_core.verbs import rejoin
 from chefha_core.verbs.join_cluster import Places, Wish, join_cluster
 from chefha_core.verbs.reach import VerbError
 
@@ -228,3 +233,92 @@ def test_the_pillar_wins_over_what_a_machine_brought(tmp_path: Path) -> None:
     tree = node_file.completed({"secrets": {"token": "new"}}, tmp_path / "node.json")
     assert tree["secrets"] == {"token": "new", "etcd_password": "kept"}
     assert node_file.completed({"a": 1}, tmp_path / "none") == {"a": 1}
+
+
+class Machine:
+    """One that is let in again: what systemd is told, where the data are at that moment, and what leaderl says."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pg, self.etcd = folder / "pg", folder / "etcd"
+        self.told: list[tuple[str, ...]] = []
+        self.roles, self.etcd_problem, self.listed = ["follower"], "", ("be3",)
+        for data in (self.pg, self.etcd):
+            data.mkdir()
+            (data / "kept").write_text("x")
+        made = from_pillar(pillar(tls={"enabled": False}))
+        postgresql, etcd = replace(made.postgresql, data_dir=str(self.pg)), replace(made.etcd, data_dir=str(self.etcd))
+        self.settings = replace(made, postgresql=postgresql, etcd=etcd)
+        played = {
+            "systemctl": self.systemctl,
+            "root_client": lambda *how: mock.MagicMock(),
+            "confirmed_members": lambda client: [EtcdMember("1", name, (), ()) for name in self.listed],
+            "own_etcd": lambda *how: self.etcd_problem,
+            "leaderl_status": lambda: {"role": self.roles.pop(0) if len(self.roles) > 1 else self.roles[0]},
+            "member_problem": lambda: "",
+            "wait_until_well": lambda *how: 0.0,
+        }
+        for name, fake in played.items():
+            monkeypatch.setattr(rejoin, name, fake)
+        monkeypatch.setattr(rejoin.shutil, "chown", lambda path, *whom: self.told.append(("chown", path.name, *whom)))
+        monkeypatch.setattr(rejoin, "time", Clock())
+
+    def systemctl(self, action: str, unit: str) -> None:
+        there = "data" if (self.pg / "kept").exists() else "no data"
+        self.told.append((action, unit.removeprefix("chefha-").removesuffix(".service"), there))
+
+    def again(self) -> list[str]:
+        """Let in; what was kept aside."""
+        kept: list[str] = rejoin.rejoin(self.settings, "be3")["kept_aside"]
+        assert [(Path(path) / "kept").read_text() for path in kept] == ["x"] * len(kept), "nothing is deleted"
+        return kept
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(tmp_path, monkeypatch)
+
+
+def test_f39_what_blocks_a_member_is_put_aside_while_leaderl_is_stopped(machine: Machine) -> None:
+    machine.roles = ["waiting_for_leader", "blocked", "follower"]
+    (kept,) = machine.again()
+    assert kept.startswith(f"{machine.pg}.before-") and not machine.pg.exists()
+    assert machine.told == [
+        ("restart", "leaderl", "data"),
+        ("stop", "leaderl", "data"),
+        ("stop", "postgresql", "data"),
+        ("start", "leaderl", "no data"),
+    ]
+    assert (machine.etcd / "kept").exists()
+
+
+@pytest.mark.parametrize("role", ["follower", "leader", "waiting_for_leader"])
+def test_who_is_not_blocked_keeps_its_data_where_they_are(machine: Machine, role: str) -> None:
+    machine.roles = [role]
+    assert machine.again() == []
+    assert machine.told == [("restart", "leaderl", "data")]
+
+
+def test_leaderl_runs_again_where_the_data_cannot_be_put_aside(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount point cannot be renamed; and the others ask this leaderl before one of them leads on without etcd."""
+    machine.roles = ["blocked"]
+    monkeypatch.setattr(Path, "rename", mock.Mock(side_effect=OSError(errno.EBUSY, "Device or resource busy")))
+    with pytest.raises(VerbError, match=r"pg cannot be renamed to .*: Device or resource busy$"):
+        machine.again()
+    assert machine.told[-1] == ("start", "leaderl", "data")
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_f59_etcd_forgets_only_where_the_others_have_struck_it_off(machine: Machine, listed: bool) -> None:
+    machine.etcd_problem, machine.listed = "etcd does not answer", ("be1", "be2", *(["be3"] if listed else []))
+    kept = machine.again()
+    assert [path.startswith(f"{machine.etcd}.before-") for path in kept] == [True] * (not listed)
+    assert [path.name for path in machine.etcd.iterdir()] == ["kept"] * listed
+    forgets = [("stop", "etcd", "data"), ("chown", "etcd", "etcd", "etcd")]
+    assert machine.told == [*([] if listed else forgets), ("restart", "etcd", "data"), ("restart", "leaderl", "data")]
+
+
+def test_an_etcd_that_serves_is_left_alone(machine: Machine) -> None:
+    machine.listed = ()
+    assert machine.again() == [] and machine.told == [("restart", "leaderl", "data")]

@@ -15,6 +15,7 @@ from tests.unit.plan_builder import (
     decide,
     follower,
     kinds,
+    leader,
     only,
     primary,
     released,
@@ -25,7 +26,16 @@ from tests.unit.plan_builder import (
     view,
 )
 
-from chefha_core.model import ClusterConfig, LeaderState, Observation, PgState, Position, Probe, SyncRule
+from chefha_core.model import (
+    ClusterConfig,
+    LeaderState,
+    Observation,
+    PgState,
+    Position,
+    Probe,
+    SyncRule,
+    TimelineSwitch,
+)
 from chefha_core.plan import commands as c
 from chefha_core.plan.facts import APART
 
@@ -283,3 +293,28 @@ def test_f51_a_released_key_is_taken_back_where_nobody_came(clean: bool, waits: 
     seen = dataclasses.replace(follower("b"), name="a", etcd=etcd, pg=stopped(was_primary=True, clean=clean))
     renew = only(decide(seen), c.Renew)
     assert (renew.expect, renew.epoch, renew.state) == (40, KEY.epoch, state)
+
+
+NEXT = dataclasses.replace(KEY, name="b", epoch=4, timeline=5)
+TAKEN = view(leader=dataclasses.replace(NEXT, state=LeaderState.PROMOTING))
+LED_BY_B = view(leader=NEXT, timelines=frozenset({1, 5}))
+DOWN = stopped(was_primary=True, clean=True, upstream_history=(TimelineSwitch(1, 100), TimelineSwitch(5, 200)))
+#: what the leader that was demoted sees next, and the role that follows
+DEMOTED: list[tuple[str, Observation, str]] = [
+    ("released to b", leader(etcd=released(to="b", clean=True), pg=DOWN, address=False), "deposed_leader"),
+    ("released to whoever", leader(etcd=released(clean=True), pg=DOWN, address=False), "deposed_leader"),
+    ("b took it, and this is a primary still", leader(etcd=TAKEN, lease=None), "deposed_leader"),
+    ("b promotes", leader(etcd=TAKEN, pg=DOWN, address=False, lease=None), "waiting_for_leader"),
+    ("b leads", leader(etcd=LED_BY_B, pg=DOWN, address=False, lease=None), "waiting_for_leader"),
+    ("started", leader(etcd=LED_BY_B, pg=standby(upstream="10.0.0.2"), address=False, lease=None), "follower"),
+]
+
+
+@pytest.mark.parametrize(("seen", "role"), [row[1:] for row in DEMOTED], ids=[row[0] for row in DEMOTED])
+def test_f51_a_demoted_leader_is_deposed_until_another_leads_and_then_follows_that(
+    seen: Observation, role: str
+) -> None:
+    """Nothing that it does on the way makes its data writable, or takes the address."""
+    found = decide(seen)
+    assert found.role == role, found.reason
+    assert not {c.StartPrimary, c.Promote, c.HoldAddress, c.Renew} & set(kinds(seen))

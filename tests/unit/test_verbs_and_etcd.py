@@ -10,13 +10,14 @@ from unittest import mock
 
 import pytest
 from tests.unit.plan_builder import KEY
+from tests.unit.played_clock import Clock
 
 from chefha_core import codec
 from chefha_core.backup.errors import ArchiveError
 from chefha_core.model import ClusterConfig, EtcdView, LeaderState, MemberReport, PgState, Position, Restoration
 from chefha_core.parts.etcd import KeyValue, Snapshot, TxnResult
 from chefha_core.settings import Secrets, Settings
-from chefha_core.verbs import handover, restore, restore_watch, switches
+from chefha_core.verbs import handover, remove_node, restore, restore_watch, switches
 from chefha_core.verbs.reach import VerbError
 
 SETTINGS = Settings(
@@ -50,7 +51,7 @@ class Played:
 def etcd(monkeypatch: pytest.MonkeyPatch) -> Played:
     """Of a cluster that a leads."""
     played = Played(leader=codec.dump(KEY), config=codec.dump(ClusterConfig("7")))
-    for verb in (handover, restore, switches):
+    for verb in (handover, remove_node, restore, switches):
         monkeypatch.setattr(verb, "etcd_client", lambda *how: played)
     return played
 
@@ -138,3 +139,32 @@ def test_a_restoration_that_fails_says_which_steps_are_not_reached(
     missing = ["not reached"] * (len(restore.STEPS) - 2) if outcomes else []
     assert [row["outcome"] for row in told] == outcomes + missing
     assert [row["step"] for row in told] == list(restore.STEPS)[: len(told)]
+
+
+@pytest.fixture
+def silent(etcd: Played, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """None of the ports of b answers, and it reports to etcd."""
+    clock = Clock()
+    etcd.keys["members/b"] = follower("b")
+    monkeypatch.setattr(remove_node, "time", clock)
+    monkeypatch.setattr(remove_node, "listens", lambda *at: False)
+    for step in ("_strike_off", "_await_slot", "_exclude"):
+        monkeypatch.setattr(remove_node, step, lambda *how: "")
+    return clock
+
+
+def test_f59_a_node_that_is_only_cut_off_from_here_is_not_removed(etcd: Played, silent: Clock) -> None:
+    told: list[dict[str, Any]] = []
+    with pytest.raises(VerbError, match=r"^remove-node b: it is still running: it reports to etcd, though it does not"):
+        remove_node.remove_node(SETTINGS, "a", "b", on_step=told.append)
+    assert [row["outcome"] for row in told] == ["failed"] + ["not reached"] * 4
+    assert silent.now > SETTINGS.ttl + remove_node.EXPIRY, "a report of one that is off has run out by then"
+    assert etcd.changed == 0
+
+
+def test_f59_a_node_whose_report_runs_out_meanwhile_is_removed(
+    etcd: Played, silent: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silent, "sleep", lambda seconds: etcd.keys.pop("members/b"))
+    assert remove_node.remove_node(SETTINGS, "a", "b")["removed"] == "b"
+    assert etcd.changed == 1

@@ -68,7 +68,11 @@ def bootstrap(
             marker.unlink(missing_ok=True)
     with steps.step(STEPS[2]):
         view = _served(settings, name, etcd_wait)
-        key = view.leader if view else None
+        if view is None:
+            raise VerbError(
+                f"bootstrap: etcd does not serve this node after {etcd_wait:g} s; look at: chef-backend-ctl status"
+            )
+        key = view.leader
         if key is None or key.name != name or key.state is not LeaderState.LEADING:
             raise VerbError(f"bootstrap: {key.name if key else 'nobody'} leads; look at: journalctl -u chefha-leaderl")
     with steps.step(STEPS[3]):
@@ -126,6 +130,8 @@ def _knows(settings: Settings, other: str, serves: bool) -> str:
         said = heard_at(peer_url(settings, other), tls_files(settings), DEADLINE)
         if said.formed:
             return f"etcd of {other} is in a cluster, which may know this one; bring it up, or use join-cluster"
+        if said.problem:
+            return f"etcd of {other} does not say whether it is in a cluster: {said.problem}"
         if not said.absent:
             return f"etcd of {other} waits for a first formation: start this node's, and they form one"
     try:

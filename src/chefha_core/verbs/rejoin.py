@@ -47,9 +47,11 @@ def rejoin(settings: Settings, name: str, on_step: OnStep = nobody_looks, timeou
         systemctl("restart", LEADERL)  # which forgets for how long it wanted to wait after failures
         if _blocked(LOOKS):
             systemctl("stop", LEADERL)
-            systemctl("stop", POSTGRES)
-            kept += put_aside(Path(settings.postgresql.data_dir))
-            systemctl("start", LEADERL)
+            try:
+                systemctl("stop", POSTGRES)
+                kept += put_aside(Path(settings.postgresql.data_dir))
+            finally:
+                systemctl("start", LEADERL)  # the others ask it, whatever stood in the way here
         wait_until_well(member_problem, steps.left(timeout))
     return {"node": name, "role": leaderl_status().get("role", ""), "kept_aside": kept, "seconds": steps.seconds,
             "steps": steps.rows}  # fmt: skip
