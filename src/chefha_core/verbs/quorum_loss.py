@@ -182,7 +182,7 @@ def start_alone(settings: Settings, name: str, wait: float) -> None:
         while [member.name for member in serving(settings, name)] != [name]:
             if time.monotonic() > end:
                 at = f"look at: journalctl -u {UNIT}"
-                raise VerbError(f"etcd does not serve with {name} alone after {wait:g} s; {at}")
+                raise VerbError(f"bootstrap: etcd does not serve with {name} alone after {wait:g} s; {at}")
             time.sleep(LOOK)
     finally:
         ALONE.unlink(missing_ok=True)  # no later start may forget the others
