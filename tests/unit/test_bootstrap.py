@@ -123,7 +123,7 @@ def marks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("laid_out", "sentence", "failed"),
     [
-        (True, "etcd does not serve with a alone after {:g} s; look at: journalctl -u chefha-etcd.service", 0),
+        (True, "bootstrap: etcd does not serve with a alone after {:g} s; look at: journalctl -u chefha-etcd.service", 0),
         (False, "bootstrap: etcd does not serve this node after {:g} s; look at: chef-backend-ctl status", 2),
     ],
     ids=["etcd is laid out", "the states lay it out"],
