@@ -108,7 +108,10 @@ def test_authentication_is_turned_on_under_running_clients(machines: Machines, t
     assert announced[-2:] == ["authentication is on", "this node remembers root's password"]
     with ThreadPoolExecutor(3) as pool, timed("three members set up users and authentication at once"):
         done = list(pool.map(lambda name: establish(settings, name, kept[name]), MEMBERS))
-    assert set(announced) == {step for steps in done for step in steps}
+    steps = {step for one in done for step in one}
+    assert set(announced) <= steps
+    # one may find a user that another has just made, and give it the same password again
+    assert all(step.startswith("password of user ") for step in steps - set(announced))
     assert all(pending(settings, name, kept[name]) == [] for name in MEMBERS)
     assert all(establish(settings, name, kept[name]) == [] for name in MEMBERS)
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in kept.values())
