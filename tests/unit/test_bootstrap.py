@@ -123,8 +123,8 @@ def marks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("laid_out", "sentence", "failed"),
     [
-        (True, "bootstrap: etcd does not serve with a alone after {:g} s; look at: journalctl -u chefha-etcd.service", 0),
-        (False, "bootstrap: etcd does not serve this node after {:g} s; look at: chef-backend-ctl status", 2),
+        (True, "etcd does not serve with a alone after {:g} s; look at: journalctl -u chefha-etcd.service", 0),
+        (False, "etcd does not serve this node after {:g} s; look at: chef-backend-ctl status", 2),
     ],
     ids=["etcd is laid out", "the states lay it out"],
 )
@@ -137,7 +137,7 @@ def test_an_etcd_that_never_serves_is_waited_for_as_long_as_was_asked(
     told: list[dict[str, Any]] = []
     with pytest.raises(VerbError) as error:
         bootstrap.bootstrap(settings, "a", etcd_wait=wait, on_step=told.append)
-    assert str(error.value) == sentence.format(wait)
+    assert str(error.value) == f"bootstrap: {sentence.format(wait)}"
     assert wait <= clock.now < wait + 1.0
     assert [row["outcome"] for row in told].index("failed") == failed
     assert not list(marks.iterdir()), "no later start forgets the others"
