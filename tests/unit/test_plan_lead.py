@@ -31,6 +31,7 @@ DUE = Lease(3, NOW - 0.6)
 PROMOTING = dataclasses.replace(KEY, state=LeaderState.PROMOTING, timeline=5)
 DEAD = stopped(was_primary=True, position=None)
 ASKED = view(intent=Intent("b", "operator", 3, mod_revision=45), intent_seen_at=NOW - 0.1)
+CUT_OFF = dataclasses.replace(ASKED, members={**ASKED.members, "b": report("b", streaming=False)})
 
 TABLE: list[tuple[str, Observation, list[type[c.Command]], str]] = [
     ("all is well, nothing is due", leader(), [], "leads"),
@@ -210,6 +211,18 @@ TABLE: list[tuple[str, Observation, list[type[c.Command]], str]] = [
         leader(etcd=ASKED, prepared_for=45),
         [c.DropAddress, c.EndClientSessions, c.StopPostgres],
         "stopping",
+    ),
+    (
+        "F51 hand-over: the follower streams no more because of the stop, which goes on",
+        leader(etcd=CUT_OFF, prepared_for=45, job="StopPostgres", address=False),
+        [],
+        "hand-over: stopping",
+    ),
+    (
+        "F51 hand-over: a follower that streams no more before the stop is refused",
+        leader(etcd=CUT_OFF, prepared_for=45),
+        [c.ClearIntent],
+        "does not stream",
     ),
     (
         "F51 hand-over: stopped, release",

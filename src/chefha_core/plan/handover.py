@@ -33,10 +33,12 @@ def prepare(seen: Observation, policy: Policy, key: LeaderKey) -> Step | None:
         return [
             ClearIntent("asked of an earlier leader", intent.to, intent.epoch, "a new leader came in between")
         ], "leads"
-    to = intent.to or best(seen, etcd, policy)
     if seen.now > etcd.intent_seen_at + policy.times.handover_timeout:
         why = f"not possible within {policy.times.handover_timeout:g} s"
         return [ClearIntent(why, intent.to, intent.epoch, why)], f"keeps leading: hand-over {why}"
+    if seen.job == StopPostgres.__name__ and seen.prepared_for == intent.mod_revision:
+        return [], "hand-over: stopping"  # a follower sees its end before this node does, and streams no more
+    to = intent.to or best(seen, etcd, policy)
     why = why_not(etcd, policy, to) if to else "no follower is eligible"
     if why:
         return [ClearIntent(why, intent.to, intent.epoch, why)], f"keeps leading: {why}"
