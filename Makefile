@@ -36,7 +36,7 @@ test: lint  ## everything on the default stack: logic, simulation, real parts, S
 	$(MAKE) --no-print-directory -j 2 test-logic test-parts
 	$(PY) -m pytest -m "not packaged" tests/lab
 
-# Each of these two waits more than it computes, so they run at the same time; a mark tells their lines apart.
+# Real parts wait more than they compute, so logic and the lab's image are made meanwhile; a mark tells their lines apart.
 test-logic: venv
 	$(PY) -m lab up --until image 2>&1 | sed -u 's/^/logic | /'
 	$(PY) -m pytest tests/unit tests/simulation tests/salt 2>&1 | sed -u 's/^/logic | /'

@@ -303,7 +303,7 @@ class Settings:
 
     @property
     def report_life(self) -> int:
-        """Seconds until etcd drops what a member last reported; those it is counted as present for are fewer."""
+        """Life of a member's report in etcd in seconds, counted from its last renewal."""
         return int(max(5, 2 * self.ttl))
 
     @property

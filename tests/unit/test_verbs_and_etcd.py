@@ -158,7 +158,7 @@ def test_f59_a_node_that_is_only_cut_off_from_here_is_not_removed(etcd: Played, 
     with pytest.raises(VerbError, match=r"^remove-node b: it is still running: it reports to etcd, though it does not"):
         remove_node.remove_node(SETTINGS, "a", "b", on_step=told.append)
     assert [row["outcome"] for row in told] == ["failed"] + ["not reached"] * 4
-    assert silent.now > SETTINGS.ttl + remove_node.EXPIRY, "a report of one that is off has run out by then"
+    assert silent.now > SETTINGS.report_life + remove_node.EXPIRY, "a report of one that is off has run out by then"
     assert etcd.changed == 0
 
 
