@@ -41,6 +41,11 @@ exit 0
 """
 # What a machine's own search node knows of its cluster.
 SEARCH_SCRIPT = 'curl -s --max-time 3 "http://$1:9200/_cluster/health?local=true"'
+# For people: what those who are not as they should be wrote last.
+LOGS_SCRIPT = (
+    "for unit in leaderl postgresql; do "
+    'journalctl --unit "chefha-$unit" --lines 15 --no-pager --quiet --output short-precise; done'
+)
 # Asked from a client's place until somebody else than $1 leads behind the VIP: one process, and little work.
 AWAIT_SCRIPT = f"""
 {ASK_LEADERL}
@@ -131,8 +136,17 @@ class Witness:
         deadline = time.monotonic() + timeout
         while found := problems():
             if time.monotonic() > deadline:
-                raise LabError(f"{what} within {timeout:g} s: {'; '.join(found)}\n{in_words(self.look())}")
+                said = "\n".join([in_words(self.look()), *(self._logs_of(node) for node in BACKENDS)])
+                raise LabError(f"{what} within {timeout:g} s: {'; '.join(found)}\n{said}")
             time.sleep(PAUSE)
+
+    def _logs_of(self, node: Node) -> str:
+        """The last lines of this machine's leaderl and PostgreSQL: the lab may be gone before anybody can look."""
+        try:
+            lines = self._machines.run(node, ["sh", "-c", LOGS_SCRIPT], LOOK_TIMEOUT).out.splitlines()
+        except LabError as error:
+            lines = [str(error)]
+        return "\n".join([f"    {node.name}:", *(f"        {line}" for line in lines)])
 
     def _search_of(self, node: Node) -> dict[str, Any]:
         """The health of the cluster as this machine's search node knows it; empty if it does not answer."""

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 #: seconds for which a node that was elected and could not lead is not elected again
 UNFIT = 60.0
+#: seconds that a standby which is to be started anew may take to stop by itself
+ORDERLY = 10.0
 #: rows of the history that are kept
 KEPT_EPOCHS = 50
 #: not worth a line in the log: they come with every round
@@ -93,6 +95,7 @@ class Actor:
             ),
             c.Checkpoint: self._checkpoint,
             c.Rewind: self._rewind,
+            c.Restart: self._restart,
             c.Clone: self._clone,
             c.SwapIn: lambda command, seen: self.postgres.swap_in(command.system_id),
             c.InitDb: lambda command, seen: self.postgres.initdb(),
@@ -342,17 +345,31 @@ class Actor:
     def _rewind_and_start(self, upstream: str) -> None:
         self.postgres.stop("fast", self.start_timeout)
         self.postgres.rewind(upstream, timeout=3600.0)
-        self.postgres.set_role(upstream, ())
-        self.postgres.start(primary=False, timeout=self.start_timeout)
+        self._follow_anew(upstream)
+
+    def _restart(self, command: c.Restart, seen: Observation) -> None:
+        def restart() -> None:
+            try:
+                self.postgres.stop("fast", ORDERLY)
+            except PostgresError:  # what hangs does not end by itself
+                self.postgres.stop("immediate", 5.0)
+            self._follow_anew(command.upstream)
+
+        self.memory.new_starts += 1
+        self._rejoin(restart)
 
     def _clone(self, command: c.Clone, seen: Observation) -> None:
         def clone() -> None:
             self.postgres.stop("immediate", 5.0)
             self.postgres.clone(command.upstream, timeout=24 * 3600.0)
-            self.postgres.set_role(command.upstream, ())
-            self.postgres.start(primary=False, timeout=self.start_timeout)
+            self._follow_anew(command.upstream)
 
+        self.memory.new_starts += 1
         self._rejoin(clone)
+
+    def _follow_anew(self, upstream: str) -> None:
+        self.postgres.set_role(upstream, ())
+        self.postgres.start(primary=False, timeout=self.start_timeout)
 
     def _rejoin(self, attempt: Callable[[], None]) -> None:
         """One attempt to follow; failures are counted and back off, 2 s to 5 minutes."""

@@ -69,7 +69,8 @@ class PgFacts:
     #: timeline and end of what this node holds (received or replayed on a standby, written on a primary);
     #: None where only crash recovery could tell
     position: Position | None = None
-    #: True if pg_control says that the directory was last used as a primary ("in production", "shut down")
+    #: True if pg_control says that the directory was last used as a primary ("in production", "shut down"); not of a
+    #: base backup that never ran, in which pg_control speaks of the server it was taken from
     was_primary: bool = False
     #: True if a primary was shut down cleanly ("shut down"), so ``position`` is exact although stopped
     clean: bool = False
@@ -99,6 +100,8 @@ class PgFacts:
     problem: str = ""
     #: seconds for which PostgreSQL has been in this state
     since: float = 0.0
+    #: seconds for which a standby that runs has not streamed, moments apart; 0 once it has for a while
+    without_stream: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -293,6 +296,8 @@ class Observation:
     job: str = ""
     #: own clock before which failed rejoin attempts are not repeated
     retry_at: float = 0.0
+    #: times that a standby which did not stream was started anew or cloned since it last streamed
+    new_starts: int = 0
     #: rejoin attempts that failed since the last success
     failed_rejoins: int = 0
     #: epoch whose converge was asked for by Salt (or by the verb)

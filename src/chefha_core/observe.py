@@ -70,6 +70,7 @@ def observe(
         paused=paused,
         job=job,
         retry_at=memory.retry_at,
+        new_starts=memory.new_starts,
         failed_rejoins=memory.failed_rejoins,
         asked_to_converge=memory.asked_to_converge,
         took_at=memory.took_at,

@@ -29,6 +29,12 @@ SURVIVED: dict[str, list[Fault]] = {
         Fault(0, "kill PostgreSQL of", L),
         Fault(12, "nothing"),
     ],
+    "F05 receiver of a follower hangs for ever": [Fault(1, "hang the receiver of", F), Fault(5, "nothing")],
+    "F05 receivers of both followers hang for ever": [
+        Fault(1, "hang the receiver of", F),
+        Fault(1, "hang the receiver of", S),
+        Fault(5, "nothing"),
+    ],
     "F05 postmaster of the leader hangs": [Fault(1, "hang PostgreSQL of", L, 15.0), Fault(20, "nothing")],
     "F06 leaderl of the leader stopped past its lease": [Fault(1, "stop leaderl of", L, 8.0), Fault(12, "nothing")],
     "F08 elected node cannot start PostgreSQL": [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 from tests.unit.plan_builder import (
@@ -34,6 +35,13 @@ UNCHECKED = dataclasses.replace(LED, members={"a": report("a", pg=PgState.PRIMAR
 WAS = stopped(was_primary=True, position=None)
 DIVERGED = cut(upstream="10.0.0.1", receiver=True, upstream_history=HISTORY_OF_NEW_LEADER)
 EMPTY = PgFacts()
+SILENT = cut(upstream="10.0.0.1", receiver=True, upstream_history=(TimelineSwitch(5, 900),), position=Position(5, 100))
+
+
+def silent(seconds: float, **fields: Any) -> PgFacts:
+    """A standby that could stream, and has not for so long."""
+    return dataclasses.replace(SILENT, without_stream=seconds, **fields)
+
 
 TABLE: list[tuple[str, Observation, list[type[c.Command]], str]] = [
     ("streams", follower(), [], "follows a"),
@@ -133,6 +141,64 @@ TABLE: list[tuple[str, Observation, list[type[c.Command]], str]] = [
         follower(etcd=LED, pg=dataclasses.replace(DIVERGED, position=Position(1, 90))),
         [],
         "not streaming",
+    ),
+    (
+        "without a stream for a while: where to look",
+        follower(etcd=LED, pg=silent(15)),
+        [],
+        "a answers; PostgreSQL's own log has the reason (journalctl",
+    ),
+    (
+        "without a stream for long: started anew",
+        follower(etcd=LED, pg=silent(30)),
+        [c.Restart],
+        "streamed from it for 30",
+    ),
+    ("started anew, and patience doubles", follower(etcd=LED, pg=silent(59), new_starts=1), [], "not streaming"),
+    ("a second new start", follower(etcd=LED, pg=silent(60), new_starts=1), [c.Restart], "for 60 s"),
+    ("two were in vain: cloned", follower(etcd=LED, pg=silent(120), new_starts=2), [c.Clone], "before 2 new starts"),
+    ("patience has an end", follower(etcd=LED, pg=silent(3600), new_starts=30), [c.Clone], "for 3600 s"),
+    ("the leader does not answer", follower(etcd=LED, pg=silent(900, upstream_history=())), [], "not streaming"),
+    ("it has enough to do with its own log", follower(etcd=LED, pg=silent(900, replaying=True)), [], "not streaming"),
+    (
+        "no new start while it fails again and again",
+        follower(etcd=LED, pg=silent(900), retry_at=NOW + 8),
+        [],
+        "not streaming",
+    ),
+    ("no new start before the leader's checkpoint", follower(etcd=UNCHECKED, pg=silent(900)), [], "first checkpoint"),
+    (
+        "started anew, and does not get up: cloned",
+        follower(etcd=LED, pg=silent(0, state=PgState.STARTING, since=60.0), new_starts=1),
+        [c.Clone],
+        "not up after 60 s",
+    ),
+    (
+        "a first start takes as long as it takes",
+        follower(etcd=LED, pg=silent(0, state=PgState.STARTING, since=9e9)),
+        [],
+        "starting",
+    ),
+    (
+        "was made a primary on the leader's own timeline: nothing to rewind",
+        follower(etcd=LED, pg=dataclasses.replace(WAS, checkpoint_timeline=5)),
+        [c.Clone],
+        "somebody made it a primary on timeline 5, which is a's",
+    ),
+    (
+        "the same, stopped cleanly and not ahead of the leader",
+        follower(
+            etcd=LED,
+            pg=stopped(
+                was_primary=True,
+                clean=True,
+                position=Position(5, 90),
+                checkpoint_timeline=5,
+                upstream_history=HISTORY_OF_NEW_LEADER,
+            ),
+        ),
+        [c.Clone],
+        "somebody made it a primary",
     ),
     ("F42 primary by hand: killed", follower(pg=primary()), [c.KillPostgres, c.EndClientSessions], "a leads"),
     (

@@ -51,6 +51,7 @@ class Memory:
     job: str = ""
     retry_at: float = 0.0
     failed_rejoins: int = 0
+    new_starts: int = 0
     asked_to_converge: int = 0
     #: for how long the machine had been suspended when this round began
     slept: float = 0.0

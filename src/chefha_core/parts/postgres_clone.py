@@ -52,6 +52,9 @@ def rewind(places: Places, settings: Settings, name: str, source: str, timeout: 
 
     PostgresError if that is impossible; ``places.rewinding`` then remains if the directory was changed already.
     """
+    if control_file.never_ran(places.data):
+        # Recovered alone, it would go on where the backup ends, on the timeline of the server it was taken from.
+        raise PostgresError(f"{places.data} is a base backup that never ran: start it as a standby, or clone it")
     with _explained(places):
         postmaster.remove_stale_files(
             places.data, places.socket

@@ -100,6 +100,18 @@ def refreshed(known: Control, data: Path) -> Control | None:
     return replace(known, state=_STATES[state], checkpoint=checkpoint, redo=redo, timeline=timeline)
 
 
+def never_ran(data: Path) -> bool:
+    """True of a base backup that was not started yet: pg_control is still that of the server it was taken from.
+
+    PostgreSQL renames the label when it begins to recover. A label by ``pg_start_backup`` or ``pg_rewind`` in its
+    place says so (xlog.c, do_pg_start_backup; pg_rewind.c, createBackupLabel).
+    """
+    try:
+        return "BACKUP METHOD: streamed" in (data / "backup_label").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
 def clean_end(places: Places, control: Control) -> Position | None:
     """Where the log of a cleanly stopped primary ends: after its shutdown checkpoint. None for any other directory.
 

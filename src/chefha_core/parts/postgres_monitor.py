@@ -32,6 +32,8 @@ BLIND = 8.0
 REREAD = 1.0
 #: seconds between two looks while PostgreSQL starts or stands for election
 RESTLESS = 0.1
+#: seconds without a break after which a stream is one: log that leads nowhere ends it again and again at once
+STEADY = 3.0
 
 
 class Looker(Protocol):
@@ -111,6 +113,8 @@ class PostgresMonitor(threading.Thread):
         #: own clock, when the look behind ``facts`` began
         self.looked_at = 0.0
         self._state_since = time.monotonic()
+        #: own clock, when a running standby was first seen without a stream, and when its present stream began
+        self._without_since = self._stream_since = 0.0
         self._asked_at = self._awake_since = 0.0
         self._late = 0
         self._looking = threading.Lock()
@@ -167,10 +171,22 @@ class PostgresMonitor(threading.Thread):
             facts = replace(before, problem=facts.problem)  # once is no proof
         if facts.state is not before.state:
             self._state_since = begun
-        self.facts = replace(facts, since=time.monotonic() - self._state_since)
+        without = self._without_stream(facts, begun)
+        self.facts = replace(facts, since=time.monotonic() - self._state_since, without_stream=without)
         self.looked_at = begun
         if _relevant(self.facts) != _relevant(before):
             self._on_change(self.facts)
+
+    def _without_stream(self, facts: PgFacts, now: float) -> float:
+        """See ``PgFacts.without_stream``."""
+        standby = facts.state is PgState.STANDBY
+        self._stream_since = (self._stream_since or now) if standby and facts.streaming else 0.0
+        steady = self._stream_since and now - self._stream_since >= STEADY
+        if not standby or steady or (facts.streaming and not self._without_since):
+            self._without_since = 0.0
+        else:
+            self._without_since = self._without_since or now
+        return now - self._without_since if self._without_since else 0.0
 
     def _frozen(self) -> bool:
         alive = postmaster.find(self._postgres.places.data)
@@ -203,4 +219,4 @@ def _relevant(facts: PgFacts) -> PgFacts:
     moving = facts.state is PgState.PRIMARY or facts.streaming
     position = replace(facts.position, lsn=0) if facts.position and moving else facts.position
     replaying = facts.replaying and not moving
-    return replace(facts, position=position, replaying=replaying, redo_bytes=0, since=0.0)
+    return replace(facts, position=position, replaying=replaying, redo_bytes=0, since=0.0, without_stream=0.0)

@@ -93,7 +93,7 @@ class Observer:
             state=PgState.STOPPED,
             system_id=control.system_id,
             position=position,
-            was_primary=control.was_primary,
+            was_primary=control.was_primary and not control_file.never_ran(self._places.data),
             clean=position is not None,
             checkpoint_timeline=control.timeline,
             redo_bytes=self._redo(control),

@@ -257,6 +257,14 @@ class Rewind(Command):
 
 
 @dataclass(frozen=True)
+class Restart(Command):
+    """End the standby at once and start it again, as a standby of ``upstream``."""
+
+    upstream: str
+    job: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
 class Clone(Command):
     """Replace the directory by a fresh base backup of ``upstream`` and start it as a standby."""
 

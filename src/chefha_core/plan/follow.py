@@ -9,6 +9,7 @@ from chefha_core.plan.commands import (
     Follow,
     KillPostgres,
     Plan,
+    Restart,
     Rewind,
     Slots,
     StartStandby,
@@ -17,8 +18,13 @@ from chefha_core.plan.commands import (
 from chefha_core.plan.facts import diverged, look_again, why_etcd_is_older
 from chefha_core.plan.policy import Policy
 
-#: failed rewinds after which a fresh base backup is made
+#: failed rewinds, or vain starts, after which a fresh base backup is made
 REWINDS = 2
+#: seconds after which a stream that does not come, although the leader answers and has the log, is helped by a new
+#: start; twice as many each time that it was in vain, but no more than the second
+STALLED, STALLED_MOST = 30.0, 3600.0
+#: seconds after which people are told where to look
+NOTEWORTHY = 10.0
 
 
 def follow(seen: Observation, policy: Policy) -> Plan | None:
@@ -40,20 +46,20 @@ def follow(seen: Observation, policy: Policy) -> Plan | None:
     if upstream is None:
         why = f"etcd says that {leader.name} leads, which the pillar does not name"
         return look_again(seen, policy, (), role, why)
-    command, reason = _next(seen, upstream, leader.name)
+    command, reason = _next(seen, policy, upstream, leader.name)
     return look_again(seen, policy, [command] if command else [], role, reason, seen.now + 0.5 if command else None)
 
 
-def _next(seen: Observation, upstream: str, leader: str) -> tuple[Command | None, str]:
+def _next(seen: Observation, policy: Policy, upstream: str, leader: str) -> tuple[Command | None, str]:
     pg = seen.pg
     if pg.state is PgState.STANDBY:
         return _while_running(seen, upstream, leader)
     if pg.state is PgState.HUNG:
         return KillPostgres("PostgreSQL does not answer"), "PostgreSQL does not answer: ending it"
-    if pg.state is PgState.STARTING and not (pg.was_primary or seen.storage_hangs) and pg.upstream != upstream:
-        return Follow(f"{leader} leads", upstream), f"pointing to {leader}, without whose log it may not get up"
-    if pg.state in (PgState.STARTING, PgState.PRIMARY):
-        return None, f"PostgreSQL is {pg.state}"
+    if pg.state is PgState.STARTING:
+        return _while_starting(seen, policy, upstream, leader)
+    if pg.state is PgState.PRIMARY:
+        return None, "PostgreSQL is primary"
     if seen.now < seen.retry_at:
         return (
             None,
@@ -63,11 +69,20 @@ def _next(seen: Observation, upstream: str, leader: str) -> tuple[Command | None
         return if_leading(seen, Clone(f"no usable data here: base backup of {leader}", upstream))
     if seen.failed_rejoins > REWINDS:
         return if_leading(seen, Clone(f"PostgreSQL does not start here: {pg.problem or 'see its log'}", upstream))
-    if not pg.was_primary or (pg.clean and pg.upstream_history and not diverged(pg, pg.upstream_history)):
+    if not pg.was_primary or _ended_cleanly(seen):
         return StartStandby(f"{leader} leads", upstream), f"starting to follow {leader}"
     if pg.clean and not pg.upstream_history:
         return None, f"waiting for {leader} to tell its history"
     return _repair(seen, upstream, "was a primary and may hold what the leader never had")
+
+
+def _while_starting(seen: Observation, policy: Policy, upstream: str, leader: str) -> tuple[Command | None, str]:
+    pg, patience = seen.pg, max(policy.times.start_timeout, _patience(seen))
+    if pg.upstream != upstream and not (pg.was_primary or seen.storage_hangs):
+        return Follow(f"{leader} leads", upstream), f"pointing to {leader}, without whose log it may not get up"
+    if seen.new_starts and pg.since >= patience:
+        return if_leading(seen, Clone(f"PostgreSQL was started anew and was not up after {patience:.0f} s", upstream))
+    return None, "PostgreSQL is starting"
 
 
 def _while_running(seen: Observation, upstream: str, leader: str) -> tuple[Command | None, str]:
@@ -86,11 +101,51 @@ def _while_running(seen: Observation, upstream: str, leader: str) -> tuple[Comma
         return _repair(seen, upstream, why)
     if pg.log_gone and not pg.replaying and seen.now >= seen.retry_at:
         return if_leading(seen, Clone(f"{leader} has not the log any more that is needed here", upstream))
-    return None, f"not streaming from {leader} yet{': ' + pg.problem if pg.problem else ''}"
+    stalled = _stalled(seen, upstream, leader)
+    if stalled is not None:
+        return stalled
+    why = pg.problem
+    if not why and pg.upstream_history and pg.without_stream >= NOTEWORTHY:
+        why = f"{leader} answers; PostgreSQL's own log has the reason (journalctl -u chefha-postgresql)"
+    return None, f"not streaming from {leader} yet{': ' + why if why else ''}"
+
+
+def _stalled(seen: Observation, upstream: str, leader: str) -> tuple[Command | None, str] | None:
+    """Everything is there to stream, and no stream comes: a receiver that hangs, or log here that leads nowhere."""
+    pg, patience = seen.pg, _patience(seen)
+    if pg.without_stream < patience or not pg.upstream_history or pg.replaying or seen.now < seen.retry_at:
+        return None
+    why = f"{leader} answers, and nothing was streamed from it for {patience:.0f} s"
+    if seen.new_starts < REWINDS:
+        return if_leading(seen, Restart(why, upstream))
+    return if_leading(seen, Clone(f"{why}, nor before {seen.new_starts} new starts", upstream))
+
+
+def _patience(seen: Observation) -> float:
+    return min(STALLED * 2.0**seen.new_starts, STALLED_MOST)
+
+
+def _ended_cleanly(seen: Observation) -> bool:
+    """A former leader that has nothing which the present one has not."""
+    pg = seen.pg
+    return bool(pg.clean and pg.upstream_history and not diverged(pg, pg.upstream_history) and not _usurped(seen))
+
+
+def _usurped(seen: Observation) -> bool:
+    """A primary on the timeline of another leader, to whom alone that was given: pg_rewind, which goes by timelines,
+    finds nothing to do, and positions prove nothing.
+    """
+    assert seen.etcd is not None and seen.etcd.leader is not None
+    return seen.pg.was_primary and seen.pg.checkpoint_timeline == seen.etcd.leader.timeline
 
 
 def _repair(seen: Observation, upstream: str, why: str) -> tuple[Command | None, str]:
     """Rewind, and after failures clone; only from a leader whose checkpoint is on its own timeline."""
+    assert seen.etcd is not None and seen.etcd.leader is not None
+    leader = seen.etcd.leader
+    if _usurped(seen):
+        why = f"somebody made it a primary on timeline {leader.timeline}, which is {leader.name}'s"
+        return if_leading(seen, Clone(why, upstream))
     if seen.failed_rejoins >= REWINDS:
         return if_leading(seen, Clone(f"{why}; rewinding failed {seen.failed_rejoins} times", upstream))
     return if_leading(seen, Rewind(why, upstream))

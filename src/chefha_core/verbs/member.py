@@ -56,7 +56,8 @@ def member_problem(timeout: float = 2.0, path: Path | None = None) -> str:
         said = leaderl_status(timeout, path)
     except VerbError as error:
         return str(error)
-    if said.get("role") in WELL and not said.get("job"):
+    streams = said.get("role") != "follower" or said.get("streaming")
+    if said.get("role") in WELL and streams and not said.get("job"):
         return ""
     return f"this node is {said.get('role', '?')}: {said.get('reason', '')}"
 

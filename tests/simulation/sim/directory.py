@@ -75,6 +75,10 @@ class Postmaster:
     up: bool = False
     alive: bool = True
     hung_at: float | None = None
+    #: its receiver never connects again
+    deaf: bool = False
+    #: when it was first seen without a stream, None while it has one
+    without_since: float | None = None
     stopping: bool = False
     streams: list[Stream] = field(default_factory=list)
     receiver: Stream | None = None

@@ -96,6 +96,15 @@ def _hang_postgres(world: World, host: Host, fault: Fault) -> None:
         _later(world, fault, go_on)
 
 
+def _deafen(world: World, host: Host, fault: Fault) -> None:
+    """The receiver of a standby hangs for ever; the server itself does not."""
+    pm = host.pg.pm
+    if pm is not None and not pm.primary:
+        pm.deaf = True
+        host.pg.disconnect(pm)
+        host.pg.reconnect()
+
+
 def _cut(world: World, pairs: list[tuple[str, str]], planes: tuple[str, ...], fault: Fault) -> None:
     keys = [(one, other, plane) for one, other in pairs for plane in planes]
     world.cuts.update(keys)
@@ -276,6 +285,7 @@ _FAULTS = {
     "stop leaderl of": _stop_leaderl,
     "kill PostgreSQL of": _kill_postgres,
     "hang PostgreSQL of": _hang_postgres,
+    "hang the receiver of": _deafen,
     "cut off": _isolate,
     "stop etcd of": _etcd_stop,
     "slow network": _slow,
@@ -360,6 +370,7 @@ faults: st.SearchStrategy[Fault] = st.one_of(
     _fault("lossy network", target=_any),
     _fault("slow network", target=_any),
     _fault("hang PostgreSQL of"),
+    _fault("hang the receiver of"),
     _fault("jobs fail on", st.sampled_from(("", "start"))),
     _fault("pg_promote by hand on"),
     _fault("PostgreSQL started by hand on"),

@@ -134,7 +134,19 @@ def _rewind(node: Leaderl, cmd: c.Rewind) -> Steps:
     yield from _rejoin(node, cmd.upstream, whole=False)
 
 
+def _restart(node: Leaderl, cmd: c.Restart) -> Steps:
+    pg = node.host.pg
+    node.new_starts += 1
+    yield from pg.stop()
+    if pg.pm is not None or pg.data is None:
+        return
+    pg.data.upstream = node.world.by_address(cmd.upstream)
+    started = yield from pg.start(primary=False)
+    _rejoined(node, started)
+
+
 def _clone(node: Leaderl, cmd: c.Clone) -> Steps:
+    node.new_starts += 1
     yield from _rejoin(node, cmd.upstream, whole=True)
 
 
@@ -221,6 +233,7 @@ _JOBS: dict[type[c.Command], Any] = {
     c.StopPostgres: _stop,
     c.Checkpoint: _checkpoint,
     c.Rewind: _rewind,
+    c.Restart: _restart,
     c.Clone: _clone,
     c.SwapIn: _swap_in,
     c.InitDb: _init,

@@ -50,7 +50,7 @@ class Leaderl(Owner):
         self.paused = False
         self.unfit, self.unfit_until = "", 0.0
         self.asked_at = 0.0
-        self.prepared_for = self.restarts = self.failed_rejoins = self.asked = 0
+        self.prepared_for = self.restarts = self.failed_rejoins = self.new_starts = self.asked = 0
         self.waits: tuple[tuple[str, ...], int] = ((), 0)
         self.probe, self.probed_at = Probe.UNKNOWN, -9.0
         self.job = ""
@@ -151,6 +151,7 @@ class Leaderl(Owner):
             job=self.job,
             retry_at=self.retry_at,
             failed_rejoins=self.failed_rejoins,
+            new_starts=self.new_starts,
             asked_to_converge=self.asked,
             took_at=self.took_at,
             asserted_at=self.asserted_at,
@@ -176,7 +177,7 @@ class Leaderl(Owner):
             old = self._facts = (now, pg.facts(leader))
             self._facts_pm = pg.pm
             if old[1].streaming:
-                self.failed_rejoins = 0
+                self.failed_rejoins = self.new_starts = 0
         return old[1]
 
     def forget_facts(self) -> None:

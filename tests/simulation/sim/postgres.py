@@ -209,7 +209,7 @@ class Postgres:
             if pm is None or data is None or pm.primary or not data.upstream or pm.receiver is not None:
                 self._seeking = False
                 return
-            if pm.hung_at is None:
+            if pm.hung_at is None and not pm.deaf:
                 self._try(pm, data, data.upstream)
             yield world.rng.uniform(0.2, 0.5)
 
@@ -340,6 +340,9 @@ class Postgres:
             return self._lie(data, state)
         receiver = pm is not None and not pm.primary and bool(data.upstream)
         streaming = pm is not None and pm.up and pm.receiver is not None and pm.receiver.alive
+        if pm is not None:
+            alone = state is PgState.STANDBY and not streaming
+            pm.without_since = (pm.without_since or world.engine.t) if alone else None
         history: tuple[TimelineSwitch, ...] = ()
         source = data.upstream if data.upstream and pm is not None else leader
         if not streaming and source and source != self.host.name and state is not PgState.PRIMARY:
@@ -363,6 +366,7 @@ class Postgres:
             standbys=tuple(s.standby.name for s in pm.streams if s.alive) if pm else (),
             damaged=data.damaged,
             problem=self.problem,
+            without_stream=world.engine.t - pm.without_since if pm is not None and pm.without_since else 0.0,
         )
 
     def _lie(self, data: Data, state: PgState) -> PgFacts:
