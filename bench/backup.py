@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import multiprocessing
 import os
 import shutil
@@ -26,7 +25,7 @@ from tests.functional.pg_cluster import Node
 
 from chefha_core.settings import Backup
 
-from .report import RESULTS
+from .report import store
 from .surroundings import busy_share
 
 #: an id, a random key, and a text that compresses like JSON: 258 bytes on disk, the index included
@@ -56,10 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         node = made.first()
         size = fill(node, args.gb)
         runs = [run for number in range(args.runs) for run in one_round(node, number, args.compression)]
-    name = f"{datetime.now().astimezone():%Y-%m-%d-%H%M}-backup.json"
     head = {"command": " ".join(["python -m bench.backup", *given]), "database": size, "cores": os.cpu_count()}
-    (RESULTS / name).write_text(json.dumps({**head, "runs": runs}, indent=1) + "\n", encoding="utf-8")
-    print(table(runs, size) + f"\n\nall numbers: {RESULTS / name}")
+    path = store(f"{datetime.now().astimezone():%Y-%m-%d-%H%M}-backup", {**head, "runs": runs})
+    print(table(runs, size) + f"\n\nall numbers: {path}")
     return 0
 
 

@@ -7,7 +7,6 @@ has the VIP and both followers stream, from the last package on the last member 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -19,7 +18,7 @@ from lab.api import STACKS, Lab, LabError, Stack
 from lab.stack import DEFAULT
 from lab.timing import of_parts, postgresql_ready
 
-from .report import RESULTS
+from .report import store
 from .surroundings import machine
 
 #: seconds that a highstate may take at all
@@ -42,8 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LabError as error:
         print(f"bench.highstate: {error}", file=sys.stderr)
         return 1
-    path = RESULTS / f"{began:%Y-%m-%d-%H%M}-highstate.json"
-    path.write_text(json.dumps({**head, "runs": runs}, indent=1) + "\n", encoding="utf-8")
+    path = store(f"{began:%Y-%m-%d-%H%M}-highstate", {**head, "runs": runs})
     print(table(runs) + f"\n\nall numbers: {path}")
     return 0
 

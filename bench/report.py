@@ -108,8 +108,12 @@ def status_lines(times: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
 
 def write(name: str, head: Mapping[str, Any], runs: Sequence[Run], status: Mapping[str, Any]) -> Path:
     """Everything as JSON; the file's path. Written again after each run, so that a broken bench loses nothing."""
+    return store(name, {**head, "cluster_status_seconds": status, "runs": [asdict(run) for run in runs]})
+
+
+def store(name: str, tree: Mapping[str, Any]) -> Path:
+    """All numbers of a bench as JSON; the file's path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    tree = {**head, "cluster_status_seconds": status, "runs": [asdict(run) for run in runs]}
-    path.write_text(json.dumps(tree, indent=1, sort_keys=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
     return path

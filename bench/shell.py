@@ -15,7 +15,7 @@ from lab.api import Lab, LabError
 from lab.deploy import PYTHON
 from lab.topology import BACKENDS
 
-from .report import RESULTS
+from .report import store
 from .surroundings import machine
 
 RUNS = 20
@@ -59,8 +59,7 @@ def main() -> int:
     rows = json.loads(text)
     for verb, how, times in rows:
         print(f"{verb:16} {how}  {min(times):.3f} / {statistics.median(times):.3f} / {max(times):.3f}")
-    path = RESULTS / f"{began:%Y-%m-%d-%H%M}-shell.json"
-    path.write_text(json.dumps({**head, "runs": rows}, indent=1) + "\n", encoding="utf-8")
+    path = store(f"{began:%Y-%m-%d-%H%M}-shell", {**head, "runs": rows})
     print(f"\nall numbers: {path}")
     return 0
 
