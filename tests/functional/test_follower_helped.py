@@ -42,6 +42,10 @@ def steps(whole: Whole, node: Node) -> list[str]:
     return [step.step for step in whole.leaderls[node.name].memory.steps]
 
 
+def await_step(whole: Whole, node: Node, step: str) -> None:
+    await_true(lambda: step in steps(whole, node), 60, lambda: str(whole.leaderls[node.name].status()))
+
+
 def kept_everywhere(whole: Whole, n: int) -> None:
     """A row that the leader commits now gets to all members."""
     whole.node(whole.await_whole()).sql(f"insert into kept values ({n})")
@@ -88,14 +92,18 @@ def test_a_follower_without_a_stream_although_its_leader_answers_is_started_anew
     startup = process(follower, "startup")
     os.kill(startup, signal.SIGSTOP)  # it never asks for a new receiver, and the server answers all the same
     os.kill(process(follower, "walreceiver"), signal.SIGTERM)
-    await_true(lambda: "Restart" in steps(whole, follower), 30, lambda: str(whole.leaderls[follower.name].status()))
+    await_step(whole, follower, "Restart")
     kept_everywhere(whole, 2)
     assert startup not in postmaster.processes(follower.places.data)
     assert "Clone" not in steps(whole, follower)
 
 
-def recovered_alone(node: Node) -> None:
-    """As pg_rewind and people recover a data directory: one record more, which nobody else has, on its timeline."""
+def recover_alone(whole: Whole, node: Node) -> None:
+    """Its leaderl is gone, and its data are as pg_rewind and people recover them: with one record that nobody else
+    has, on its timeline.
+    """
+    whole.leaderls[node.name].kill()
+    node.postgres.stop("fast", 10)
     node.places.standby_signal.unlink()
     single = [str(node.places.bin / "postgres"), "--single", "-D", str(node.places.data)]
     single += ["-c", f"config_file={node.places.config}", "postgres"]
@@ -105,11 +113,9 @@ def recovered_alone(node: Node) -> None:
 
 def test_a_follower_that_was_recovered_alone_is_cloned_for_there_is_nothing_to_rewind(whole: Whole) -> None:
     _, follower = pair(whole)
-    whole.leaderls[follower.name].kill()
-    follower.postgres.stop("fast", 10)
-    recovered_alone(follower)
+    recover_alone(whole, follower)
     whole.start(follower.name)
-    await_true(lambda: "Clone" in steps(whole, follower), 30, lambda: str(whole.leaderls[follower.name].status()))
+    await_step(whole, follower, "Clone")
     kept_everywhere(whole, 3)
     assert steps(whole, follower) == ["Clone"]
 
@@ -120,9 +126,7 @@ def test_a_follower_whose_log_leads_nowhere_is_cloned_where_a_new_start_was_in_v
     """It answers and asks for log again and again; started anew it does not even answer."""
     monkeypatch.setattr(follow, "STALLED", 1.0)
     leader, follower = pair(whole)
-    whole.leaderls[follower.name].kill()
-    follower.postgres.stop("fast", 10)
-    recovered_alone(follower)
+    recover_alone(whole, follower)
     for _ in range(10):  # the leader's log gets past where the other one ends
         leader.sql("insert into kept values (0)")
     follower.postgres.start(primary=False, timeout=20)
@@ -130,6 +134,6 @@ def test_a_follower_whose_log_leads_nowhere_is_cloned_where_a_new_start_was_in_v
         whole.settings, leaderl=dataclasses.replace(whole.settings.leaderl, start_timeout_seconds=3.0)
     )
     whole.start(follower.name)
-    await_true(lambda: "Clone" in steps(whole, follower), 60, lambda: str(whole.leaderls[follower.name].status()))
+    await_step(whole, follower, "Clone")
     kept_everywhere(whole, 4)
     assert steps(whole, follower)[0] == "Restart"
