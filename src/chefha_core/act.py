@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 #: seconds for which a node that was elected and could not lead is not elected again
 UNFIT = 60.0
-#: seconds that a standby which is to be started anew may take to stop by itself
-ORDERLY = 10.0
+#: seconds that a standby which is to be started anew gets to stop by itself
+STOPS_WITHIN = 10.0
 #: rows of the history that are kept
 KEPT_EPOCHS = 50
 #: not worth a line in the log: they come with every round
@@ -176,7 +176,7 @@ class Actor:
         self.memory.standing = False
         self.memory.handed_over = not command.compared
         self.memory.took_at = sent_at
-        self.memory.restarts = 0
+        self.memory.restarts = self.memory.new_starts = 0
         self.memory.lease = Lease(command.epoch, sent_at)
         # Beside everything else, so that nobody has to wait for it later: no commit is acknowledged before a follower
         # streams, and none streams without its slot. For the address of a leader that handed over nobody asks.
@@ -350,12 +350,12 @@ class Actor:
     def _restart(self, command: c.Restart, seen: Observation) -> None:
         def restart() -> None:
             try:
-                self.postgres.stop("fast", ORDERLY)
+                self.postgres.stop("fast", STOPS_WITHIN)
             except PostgresError:  # what hangs does not end by itself
                 self.postgres.stop("immediate", 5.0)
             self._follow_anew(command.upstream)
 
-        self.memory.new_starts += 1
+        self.memory.new_starts = command.new_starts
         self._rejoin(restart)
 
     def _clone(self, command: c.Clone, seen: Observation) -> None:
@@ -364,7 +364,7 @@ class Actor:
             self.postgres.clone(command.upstream, timeout=24 * 3600.0)
             self._follow_anew(command.upstream)
 
-        self.memory.new_starts += 1
+        self.memory.new_starts = command.new_starts
         self._rejoin(clone)
 
     def _follow_anew(self, upstream: str) -> None:

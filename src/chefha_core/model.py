@@ -296,7 +296,7 @@ class Observation:
     job: str = ""
     #: own clock before which failed rejoin attempts are not repeated
     retry_at: float = 0.0
-    #: times that a standby which did not stream was started anew or cloned since it last streamed
+    #: new starts and base backups since this node last streamed, made because it did not although it could have
     new_starts: int = 0
     #: rejoin attempts that failed since the last success
     failed_rejoins: int = 0

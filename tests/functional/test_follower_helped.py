@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -62,8 +63,11 @@ def has(node: Node, n: int) -> bool:
 
 def process(node: Node, title: str) -> int:
     """The id of the server process whose title has this in it."""
-    ids = postmaster.processes(node.places.data)
-    return next(pid for pid in ids if title in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8"))
+    for pid in postmaster.processes(node.places.data):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if title in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8"):
+                return pid
+    raise AssertionError(f"no {title} on {node.name}")
 
 
 def test_a_base_backup_whose_first_start_failed_is_started_and_not_rewound(whole: Whole) -> None:
@@ -80,6 +84,7 @@ def test_a_base_backup_whose_first_start_failed_is_started_and_not_rewound(whole
         follower.postgres.rewind(leader.address, 60)
     follower.postgres.problem = ""
     whole.start(follower.name)
+    await_step(whole, follower, "StartStandby")
     kept_everywhere(whole, 1)
     assert steps(whole, follower) == ["StartStandby"]
 
@@ -89,9 +94,9 @@ def test_a_follower_without_a_stream_although_its_leader_answers_is_started_anew
 ) -> None:
     monkeypatch.setattr(follow, "STALLED", 2.0)
     _, follower = pair(whole)
-    startup = process(follower, "startup")
+    startup, receiver = process(follower, "startup"), process(follower, "walreceiver")
     os.kill(startup, signal.SIGSTOP)  # it never asks for a new receiver, and the server answers all the same
-    os.kill(process(follower, "walreceiver"), signal.SIGTERM)
+    os.kill(receiver, signal.SIGTERM)
     await_step(whole, follower, "Restart")
     kept_everywhere(whole, 2)
     assert startup not in postmaster.processes(follower.places.data)
@@ -130,9 +135,8 @@ def test_a_follower_whose_log_leads_nowhere_is_cloned_where_a_new_start_was_in_v
     for _ in range(10):  # the leader's log gets past where the other one ends
         leader.sql("insert into kept values (0)")
     follower.postgres.start(primary=False, timeout=20)
-    whole.settings = dataclasses.replace(
-        whole.settings, leaderl=dataclasses.replace(whole.settings.leaderl, start_timeout_seconds=3.0)
-    )
+    impatient = dataclasses.replace(whole.settings.leaderl, start_timeout_seconds=3.0)
+    monkeypatch.setattr(whole, "settings", dataclasses.replace(whole.settings, leaderl=impatient))
     whole.start(follower.name)
     await_step(whole, follower, "Clone")
     kept_everywhere(whole, 4)

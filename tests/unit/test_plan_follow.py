@@ -156,7 +156,12 @@ TABLE: list[tuple[str, Observation, list[type[c.Command]], str]] = [
     ),
     ("started anew, and patience doubles", follower(etcd=LED, pg=silent(59), new_starts=1), [], "not streaming"),
     ("a second new start", follower(etcd=LED, pg=silent(60), new_starts=1), [c.Restart], "for 60 s"),
-    ("two were in vain: cloned", follower(etcd=LED, pg=silent(120), new_starts=2), [c.Clone], "before 2 new starts"),
+    (
+        "two were in vain: cloned",
+        follower(etcd=LED, pg=silent(120), new_starts=2),
+        [c.Clone],
+        "as before it was started anew",
+    ),
     ("patience has an end", follower(etcd=LED, pg=silent(3600), new_starts=30), [c.Clone], "for 3600 s"),
     ("the leader does not answer", follower(etcd=LED, pg=silent(900, upstream_history=())), [], "not streaming"),
     ("it has enough to do with its own log", follower(etcd=LED, pg=silent(900, replaying=True)), [], "not streaming"),
@@ -180,25 +185,37 @@ TABLE: list[tuple[str, Observation, list[type[c.Command]], str]] = [
         "starting",
     ),
     (
-        "was made a primary on the leader's own timeline: nothing to rewind",
-        follower(etcd=LED, pg=dataclasses.replace(WAS, checkpoint_timeline=5)),
-        [c.Clone],
-        "somebody made it a primary on timeline 5, which is a's",
+        "started anew, with more to replay than can be expected in that time",
+        follower(etcd=LED, pg=silent(0, state=PgState.STARTING, since=60.0, redo_bytes=1 << 30), new_starts=1),
+        [],
+        "starting",
     ),
     (
-        "the same, stopped cleanly and not ahead of the leader",
+        "cloned, and the log of the base backup takes as long as it takes",
+        follower(etcd=LED, pg=silent(0, state=PgState.STARTING, since=9e9), new_starts=3),
+        [],
+        "starting",
+    ),
+    (
+        "was a primary on the leader's own timeline: nothing that a rewind could find",
         follower(
             etcd=LED,
-            pg=stopped(
-                was_primary=True,
-                clean=True,
-                position=Position(5, 90),
-                checkpoint_timeline=5,
-                upstream_history=HISTORY_OF_NEW_LEADER,
-            ),
+            pg=stopped(was_primary=True, clean=True, position=Position(5, 90), upstream_history=HISTORY_OF_NEW_LEADER),
         ),
         [c.Clone],
-        "somebody made it a primary",
+        "does not tell logs of one timeline apart",
+    ),
+    (
+        "a standby ahead of its leader on the leader's own timeline",
+        follower(etcd=LED, pg=dataclasses.replace(DIVERGED, position=Position(5, 901))),
+        [c.Clone],
+        "does not tell logs of one timeline apart",
+    ),
+    (
+        "promoted by hand and killed: its first checkpoint there never came, and it is rewound",
+        follower(etcd=LED, pg=dataclasses.replace(WAS, checkpoint_timeline=5)),
+        [c.Rewind],
+        "was a primary",
     ),
     ("F42 primary by hand: killed", follower(pg=primary()), [c.KillPostgres, c.EndClientSessions], "a leads"),
     (
@@ -297,3 +314,23 @@ def test_first_start(seen: Observation, expected: list[type[c.Command]], reason:
 
 def test_whatever_is_empty_nothing_runs_initdb_where_etcd_knows_a_cluster() -> None:
     assert only(decide(follower(pg=EMPTY)), c.Clone).upstream == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("before", "kind", "after"),
+    [(0, c.Restart, 1), (1, c.Restart, 2), (2, c.Clone, 3), (3, c.Clone, 4), (5000, c.Clone, 5001)],
+)
+def test_new_starts_are_counted_from_one_to_the_next(before: int, kind: type[c.Command], after: int) -> None:
+    command: Any = only(decide(follower(etcd=LED, pg=silent(3600), new_starts=before)), kind)
+    assert command.new_starts == after
+
+
+def test_a_clone_after_a_vain_new_start_is_not_followed_by_another_while_it_replays() -> None:
+    starting = silent(0, state=PgState.STARTING, since=60.0)
+    command = only(decide(follower(etcd=LED, pg=starting, new_starts=1)), c.Clone)
+    again = decide(follower(etcd=LED, pg=dataclasses.replace(starting, since=9e9), new_starts=command.new_starts))
+    assert again.commands == () and "starting" in again.reason
+
+
+def test_a_base_backup_for_another_reason_counts_for_nothing() -> None:
+    assert only(decide(follower(etcd=LED, pg=EMPTY)), c.Clone).new_starts == 0

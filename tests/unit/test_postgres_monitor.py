@@ -85,9 +85,17 @@ WAITS, STREAMS = PgFacts(state=PgState.STANDBY), PgFacts(state=PgState.STANDBY, 
         ([(0, WAITS), (10, STREAMS), (1, WAITS), (1, STREAMS), (1, WAITS)], [0, 10, 11, 12, 13]),
         ([(0, WAITS), (10, STREAMS), (STEADY, STREAMS), (1, WAITS), (1, WAITS)], [0, 10, 0, 0, 1]),
         ([(0, WAITS), (10, PgFacts(state=PgState.STARTING)), (5, WAITS), (1, WAITS)], [0, 0, 0, 1]),
+        ([(0, PgFacts(state=PgState.STARTING)), (1, STREAMS), (1, WAITS), (1, STREAMS)], [0, 0, 1, 2]),
         ([(0, PgFacts(state=PgState.PRIMARY)), (9, PgFacts(state=PgState.PRIMARY))], [0, 0]),
     ],
-    ids=["a stream ended", "a moment is no stream", "a stream again", "a start begins anew", "a primary has none"],
+    ids=[
+        "a stream ended",
+        "a moment is no stream",
+        "a stream again",
+        "a start begins anew",
+        "which begins with a moment",
+        "a primary has none",
+    ],
 )
 def test_how_long_a_standby_has_been_without_a_stream(
     looks: list[tuple[float, PgFacts]], said: list[float], clock: list[float]

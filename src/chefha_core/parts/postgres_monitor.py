@@ -182,10 +182,7 @@ class PostgresMonitor(threading.Thread):
         standby = facts.state is PgState.STANDBY
         self._stream_since = (self._stream_since or now) if standby and facts.streaming else 0.0
         steady = self._stream_since and now - self._stream_since >= STEADY
-        if not standby or steady or (facts.streaming and not self._without_since):
-            self._without_since = 0.0
-        else:
-            self._without_since = self._without_since or now
+        self._without_since = (self._without_since or now) if standby and not steady else 0.0
         return now - self._without_since if self._without_since else 0.0
 
     def _frozen(self) -> bool:

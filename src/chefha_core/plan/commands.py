@@ -258,9 +258,11 @@ class Rewind(Command):
 
 @dataclass(frozen=True)
 class Restart(Command):
-    """End the standby at once and start it again, as a standby of ``upstream``."""
+    """End the standby, by force if it does not end in time, and start it again as a standby of ``upstream``."""
 
     upstream: str
+    #: what ``Observation.new_starts`` is from then on
+    new_starts: int
     job: ClassVar[bool] = True
 
 
@@ -269,6 +271,8 @@ class Clone(Command):
     """Replace the directory by a fresh base backup of ``upstream`` and start it as a standby."""
 
     upstream: str
+    #: what ``Observation.new_starts`` is from then on
+    new_starts: int = 0
     job: ClassVar[bool] = True
 
 

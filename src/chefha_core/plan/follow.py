@@ -18,11 +18,13 @@ from chefha_core.plan.commands import (
 from chefha_core.plan.facts import diverged, look_again, why_etcd_is_older
 from chefha_core.plan.policy import Policy
 
-#: failed rewinds, or vain starts, after which a fresh base backup is made
+#: failed rewinds after which a fresh base backup is made
 REWINDS = 2
 #: seconds after which a stream that does not come, although the leader answers and has the log, is helped by a new
 #: start; twice as many each time that it was in vain, but no more than the second
 STALLED, STALLED_MOST = 30.0, 3600.0
+#: vain new starts after which it is helped by a base backup
+NEW_STARTS = 2
 #: seconds after which people are told where to look
 NOTEWORTHY = 10.0
 
@@ -80,8 +82,9 @@ def _while_starting(seen: Observation, policy: Policy, upstream: str, leader: st
     pg, patience = seen.pg, max(policy.times.start_timeout, _patience(seen))
     if pg.upstream != upstream and not (pg.was_primary or seen.storage_hangs):
         return Follow(f"{leader} leads", upstream), f"pointing to {leader}, without whose log it may not get up"
-    if seen.new_starts and pg.since >= patience:
-        return if_leading(seen, Clone(f"PostgreSQL was started anew and was not up after {patience:.0f} s", upstream))
+    restarted = 0 < seen.new_starts <= NEW_STARTS  # and not cloned, when it has a base backup's log to replay
+    if restarted and pg.since >= patience and pg.redo_bytes <= policy.restart_max_redo:
+        return _clone_stalled(seen, upstream, f"PostgreSQL was started anew and was not up after {patience:.0f} s")
     return None, "PostgreSQL is starting"
 
 
@@ -105,47 +108,49 @@ def _while_running(seen: Observation, upstream: str, leader: str) -> tuple[Comma
     if stalled is not None:
         return stalled
     why = pg.problem
-    if not why and pg.upstream_history and pg.without_stream >= NOTEWORTHY:
+    if not why and pg.upstream_history and not pg.replaying and pg.without_stream >= NOTEWORTHY:
         why = f"{leader} answers; PostgreSQL's own log has the reason (journalctl -u chefha-postgresql)"
     return None, f"not streaming from {leader} yet{': ' + why if why else ''}"
 
 
 def _stalled(seen: Observation, upstream: str, leader: str) -> tuple[Command | None, str] | None:
-    """Everything is there to stream, and no stream comes: a receiver that hangs, or log here that leads nowhere."""
+    """Everything is there to stream, and no stream comes: nobody asks for it, or for log that leads nowhere."""
     pg, patience = seen.pg, _patience(seen)
     if pg.without_stream < patience or not pg.upstream_history or pg.replaying or seen.now < seen.retry_at:
         return None
     why = f"{leader} answers, and nothing was streamed from it for {patience:.0f} s"
-    if seen.new_starts < REWINDS:
-        return if_leading(seen, Restart(why, upstream))
-    return if_leading(seen, Clone(f"{why}, nor before {seen.new_starts} new starts", upstream))
+    if seen.new_starts < NEW_STARTS:
+        return if_leading(seen, Restart(why, upstream, seen.new_starts + 1))
+    return _clone_stalled(seen, upstream, f"{why}, as before it was started anew")
+
+
+def _clone_stalled(seen: Observation, upstream: str, why: str) -> tuple[Command | None, str]:
+    return if_leading(seen, Clone(why, upstream, max(seen.new_starts, NEW_STARTS) + 1))
 
 
 def _patience(seen: Observation) -> float:
-    return min(STALLED * 2.0**seen.new_starts, STALLED_MOST)
+    return min(STALLED * 2.0 ** min(seen.new_starts, 10), STALLED_MOST)
 
 
 def _ended_cleanly(seen: Observation) -> bool:
     """A former leader that has nothing which the present one has not."""
     pg = seen.pg
-    return bool(pg.clean and pg.upstream_history and not diverged(pg, pg.upstream_history) and not _usurped(seen))
+    known = pg.clean and pg.upstream_history
+    return bool(known and not diverged(pg, pg.upstream_history) and not _on_leaders_timeline(seen))
 
 
-def _usurped(seen: Observation) -> bool:
-    """A primary on the timeline of another leader, to whom alone that was given: pg_rewind, which goes by timelines,
-    finds nothing to do, and positions prove nothing.
+def _on_leaders_timeline(seen: Observation) -> bool:
+    """That was given to the leader alone. Who was a primary on it, or is ahead on it, was made one by hand; pg_rewind,
+    which goes by timelines, finds nothing to do, and positions prove nothing.
     """
     assert seen.etcd is not None and seen.etcd.leader is not None
-    return seen.pg.was_primary and seen.pg.checkpoint_timeline == seen.etcd.leader.timeline
+    return seen.pg.position is not None and seen.pg.position.timeline == seen.etcd.leader.timeline
 
 
 def _repair(seen: Observation, upstream: str, why: str) -> tuple[Command | None, str]:
     """Rewind, and after failures clone; only from a leader whose checkpoint is on its own timeline."""
-    assert seen.etcd is not None and seen.etcd.leader is not None
-    leader = seen.etcd.leader
-    if _usurped(seen):
-        why = f"somebody made it a primary on timeline {leader.timeline}, which is {leader.name}'s"
-        return if_leading(seen, Clone(why, upstream))
+    if _on_leaders_timeline(seen):
+        return if_leading(seen, Clone(f"{why}; pg_rewind does not tell logs of one timeline apart", upstream))
     if seen.failed_rejoins >= REWINDS:
         return if_leading(seen, Clone(f"{why}; rewinding failed {seen.failed_rejoins} times", upstream))
     return if_leading(seen, Rewind(why, upstream))

@@ -78,7 +78,7 @@ def _take(node: Leaderl, cmd: c.TakeKey) -> Steps:
     node.hold_lease(cmd.epoch, sent_at)
     node.standing = False
     node.took_at = sent_at
-    node.restarts = 0
+    node.restarts = node.new_starts = 0
     node.handed_over = not cmd.compared
     node.world.tell(node.name, f"took the key: epoch {cmd.epoch}, timeline {cmd.timeline}, {cmd.cause}")
     if cmd.force:

@@ -36,6 +36,11 @@ class Data:
     def timeline(self) -> int:
         return self.log[-1][0]
 
+    @property
+    def usable(self) -> bool:
+        """False in the middle of a rewind: without its source nobody can do anything with it."""
+        return not self.damaged and len(self.log) >= self.consistent_at
+
     def history(self) -> tuple[TimelineSwitch, ...]:
         """Where each earlier timeline ended."""
         rows, log = [], self.log

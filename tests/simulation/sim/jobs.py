@@ -136,7 +136,7 @@ def _rewind(node: Leaderl, cmd: c.Rewind) -> Steps:
 
 def _restart(node: Leaderl, cmd: c.Restart) -> Steps:
     pg = node.host.pg
-    node.new_starts += 1
+    node.new_starts = cmd.new_starts
     yield from pg.stop()
     if pg.pm is not None or pg.data is None:
         return
@@ -146,7 +146,7 @@ def _restart(node: Leaderl, cmd: c.Restart) -> Steps:
 
 
 def _clone(node: Leaderl, cmd: c.Clone) -> Steps:
-    node.new_starts += 1
+    node.new_starts = cmd.new_starts
     yield from _rejoin(node, cmd.upstream, whole=True)
 
 

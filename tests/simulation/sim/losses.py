@@ -16,9 +16,12 @@ LIFE = 60.0
 
 def two_of_three_lost(world: World, host: Host, fault: Fault) -> None:
     """Both others are lost with their data; ``host`` goes on alone, and empty machines join it later."""
-    if host.pg.data is None or host.pg.data.damaged or "config" not in world.etcd.kvs or world.promoted_by_hand:
+    if host.pg.data is None or not host.pg.data.usable or "config" not in world.etcd.kvs or world.promoted_by_hand:
         return
     if not host.up or host.frozen:  # the verb runs there
+        return
+    world.notice_generation()
+    if host.pg.data.system_id != world.generation:  # what was restored is lost with the others: only people can help
         return
     for other in world.hosts.values():
         if other is not host:
