@@ -150,12 +150,10 @@ class Actor:
         # nor is a key that was deleted by hand written again by a leader whom another has followed meanwhile
         latest = (Compare.absent(f"history/{command.epoch + 1}"),)
         self.memory.lease = Lease(command.epoch, self.write_key(key, command.expect, also, latest))
-        if (
-            command.state is LeaderState.LEADING
-            and seen.etcd
-            and seen.etcd.leader
-            and seen.etcd.leader.state is not command.state
-        ):
+        before = seen.etcd.leader.state if seen.etcd and seen.etcd.leader else command.state
+        if before is LeaderState.RELEASING:  # nobody else came: what was in vain so far is tried again
+            self.memory.restarts = self.memory.failed_rejoins = 0
+        if command.state is LeaderState.LEADING and before is not command.state:
             log.info("now leading epoch %d on timeline %d", command.epoch, command.timeline)
 
     def _take_key(self, command: c.TakeKey, seen: Observation) -> None:

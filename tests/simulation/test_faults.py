@@ -46,6 +46,12 @@ SURVIVED: dict[str, list[Fault]] = {
     "F14 leader loses power": [Fault(1, "crash", L, 15.0), Fault(12, "nothing")],
     "F14 two of three are lost, the leader is left": [Fault(1, "two of three lost but", L, 8.0), Fault(20, "nothing")],
     "F14 two of three are lost, a follower is left": [Fault(1, "two of three lost but", F, 8.0), Fault(20, "nothing")],
+    "F08 the only one that is left cannot be promoted at first": [
+        Fault(1, "jobs fail on", L, 3.5, "start"),
+        Fault(0.3, "two of three lost but", L, 8.0),
+        Fault(0.1, "crash", L, 0.3),
+        Fault(20, "nothing"),
+    ],
     "F14 two of three are lost, and later the one that was left": [
         Fault(1, "two of three lost but", F, 3.5),
         Fault(9, "crash", L, 15.0),

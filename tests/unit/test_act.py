@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any
 
 import pytest
-from tests.unit.plan_builder import KEY, SETTINGS, follower, leader
+from tests.unit.plan_builder import KEY, SETTINGS, follower, leader, view
 
 from chefha_core import codec
 from chefha_core.act import Actor
 from chefha_core.leaderl.memory import Memory
-from chefha_core.model import Lease, PgFacts, PgState, Position, SyncRule
+from chefha_core.model import LeaderState, Lease, PgFacts, PgState, Position, SyncRule
 from chefha_core.parts.etcd import Delete, KeyValue, Put, TxnResult
 from chefha_core.parts.postgres import PostgresError
 from chefha_core.plan import commands as c
@@ -76,6 +77,22 @@ def test_f18_a_session_that_does_not_end_keeps_nothing_from_happening() -> None:
     commands = (c.KillPostgres("x"), c.EndClientSessions("x"), c.DropAddress("x"))
     actor(address, Memory(), worker).carry_out(commands, follower())
     assert (worker.calls, address.calls) == (["kill"], ["drop"])
+
+
+@pytest.mark.parametrize(
+    ("state", "tries"), [(LeaderState.RELEASING, (0, 0)), (LeaderState.LEADING, (2, 3))], ids=["taken back", "kept"]
+)
+def test_f08_whoever_takes_a_released_key_back_tries_again_what_was_in_vain(
+    state: LeaderState, tries: tuple[int, int]
+) -> None:
+    """Nobody else came: with the tries of before it would give the key up again at once, for ever."""
+    memory = Memory(restarts=2, failed_rejoins=3)
+    made = actor(Part(), memory, Part())
+    made.etcd = Etcd([])  # type: ignore[assignment]
+    key = dataclasses.replace(KEY, state=state)
+    seen = leader(etcd=view(leader=key))
+    made.carry_out((c.Renew("because", 40, key.epoch, LeaderState.PROMOTING, 1, 100, 8),), seen)
+    assert (memory.restarts, memory.failed_rejoins) == tries
 
 
 @pytest.mark.parametrize(

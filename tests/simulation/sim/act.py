@@ -55,6 +55,9 @@ def _renew(node: Leaderl, cmd: c.Renew) -> Steps:
     done = yield from _txn(node, compare, puts)
     if done:
         node.hold_lease(cmd.epoch, sent_at)
+        leader = node.view.leader if node.view else None
+        if leader is not None and leader.state is LeaderState.RELEASING:
+            node.restarts = node.failed_rejoins = 0
     elif done is False and node.lease is not None and node.lease.epoch != cmd.epoch:
         node.lease = None
     return bool(done)
