@@ -216,9 +216,10 @@ class Actor:
 
     def _ask_hand_over(self, command: c.AskHandOver, seen: Observation) -> None:
         wish = {"to": "", "by": f"{self.name} itself ({command.reason})", "epoch": command.epoch}
-        if not self.etcd.txn(
-            [Compare.absent("intent")], [Put("intent", json.dumps(wish)), Delete("intent_result")]
-        ).succeeded:
+        # Compared with the leader key: a request that hangs must not be applied later, when the disk is well again.
+        now = Compare.mod_revision("leader", self._revision_now(seen))
+        also = (Put("intent", json.dumps(wish)), Delete("intent_result"))
+        if not self.etcd.txn([Compare.absent("intent"), now], also).succeeded:
             raise Failed("somebody else asked for a hand-over at this moment")
         self.memory.asked_at = time.monotonic()
 

@@ -19,6 +19,7 @@ from tests.unit.plan_builder import (
     only,
     primary,
     released,
+    report,
     stale,
     standby,
     stands,
@@ -198,6 +199,37 @@ TABLE: list[tuple[str, Observation, list[type[c.Command]], str]] = [
         follower(etcd=released(to="b", clean=True, lsn=101)),
         [c.CutReceiver],
         "standing",
+    ),
+    (
+        "F40 the most advanced candidate has died since: a quorum without it elects",
+        follower(
+            etcd=stale(
+                candidates={**BOTH, "a": stands("a", Position(1, 500))},
+                members={name: report(name) for name in "bc"},
+            ),
+            pg=cut(),
+            **SILENT,
+        ),
+        [c.TakeKey],
+        "the most advanced of 2",
+    ),
+    (
+        "F40 without it there is no quorum",
+        follower(etcd=stale(candidates=BOTH, members={"b": report("b")}), pg=cut(), **SILENT),
+        [],
+        "1 of the 2 nodes needed",
+    ),
+    (
+        "F41 promoted by hand after it stood: it stands no more, or the others would wait for it",
+        follower(etcd=stale(candidates=BOTH), pg=cut(position=Position(2, 500)), **SILENT),
+        [c.WithdrawCandidacy],
+        "stands no more: this log does not count",
+    ),
+    (
+        "its PostgreSQL died after it stood",
+        follower(etcd=stale(candidates=BOTH), pg=stopped(), **SILENT),
+        [c.WithdrawCandidacy],
+        "stands no more: PostgreSQL here is stopped",
     ),
     (
         "F41 handed over, but this log is on another timeline",

@@ -29,6 +29,7 @@ from chefha_core.plan.commands import (
     PostCandidacy,
     StartStandby,
     TakeKey,
+    WithdrawCandidacy,
 )
 from chefha_core.plan.facts import (
     key_age,
@@ -72,6 +73,9 @@ def _step(seen: Observation, etcd: EtcdView, policy: Policy) -> tuple[list[Comma
         return [], "nobody leads, but failover is switched off for the cluster"
     if seen.job:
         return [], f"nobody leads; busy: {seen.job}"
+    unable = _why_unable(seen, etcd)
+    if unable and seen.name in etcd.candidates:  # or the others would wait for who cannot take over
+        return [WithdrawCandidacy(unable)], f"stands no more: {unable}"
     if pg.state is PgState.STOPPED and not pg.damaged:
         if seen.now < seen.retry_at:
             return [], f"nobody leads; PostgreSQL does not start: {pg.problem}"
@@ -80,14 +84,20 @@ def _step(seen: Observation, etcd: EtcdView, policy: Policy) -> tuple[list[Comma
         ], "nobody leads; starting PostgreSQL to stand for election"
     if pg.state is PgState.HUNG:
         return [KillPostgres("nobody leads, and PostgreSQL does not answer")], "nobody leads; PostgreSQL hangs here"
-    if pg.state is not PgState.STANDBY or pg.position is None:
-        return [], f"nobody leads; PostgreSQL here is {pg.state} and cannot assert anything"
-    foreign = why_nobodys_log(etcd, pg.position)
-    if foreign and not (forced and forced.accept_data_loss):
-        return [], f"nobody leads; this log does not count: {foreign}"
+    if unable:
+        return [], f"nobody leads; {unable}"
     if key is not None and key.clean and key.to in ("", seen.name) and _has_it_all(seen, key):
         return [_take(seen, etcd, (), f"{key.name} handed over")], "taking over what was handed over"
     return _stand(seen, etcd, policy)
+
+
+def _why_unable(seen: Observation, etcd: EtcdView) -> str:
+    """Why this node cannot say what it holds, or what it holds is nobody's; "" if it can stand for election."""
+    pg, forced = seen.pg, _forced(seen, etcd)
+    if pg.state is not PgState.STANDBY or pg.position is None:
+        return f"PostgreSQL here is {pg.state} and cannot assert anything"
+    foreign = why_nobodys_log(etcd, pg.position)
+    return f"this log does not count: {foreign}" if foreign and not (forced and forced.accept_data_loss) else ""
 
 
 def _stand(seen: Observation, etcd: EtcdView, policy: Policy) -> tuple[list[Command], str]:
@@ -116,7 +126,9 @@ def _count(seen: Observation, etcd: EtcdView, policy: Policy) -> tuple[list[Comm
         return _take_by_force(seen, etcd, forced)
     rule = etcd.sync or policy.sync_rule
     epoch = _epoch(etcd)
-    current = [c for c in etcd.candidates.values() if c.epoch == epoch and c.name in rule.voters]
+    # Who died after it had stood takes nothing over, and its report is gone; there must be a quorum without it, too.
+    alive = {*etcd.members, seen.name}.intersection(rule.voters)
+    current = [c for c in etcd.candidates.values() if c.epoch == epoch and c.name in alive]
     asserted = tuple(c for c in current if not why_nobodys_log(etcd, c.position))
     if len(asserted) < rule.quorum:
         return [], f"{len(asserted)} of the {rule.quorum} nodes needed stand for election"

@@ -120,7 +120,12 @@ def _withdraw(node: Leaderl, _: c.WithdrawCandidacy) -> Steps:
 
 def _ask_hand_over(node: Leaderl, cmd: c.AskHandOver) -> Steps:
     wish = json.dumps({"to": "", "by": node.name, "epoch": cmd.epoch})
-    done = yield from _txn(node, {"intent": 0}, {"intent": wish})
+    etcd = node.world.etcd
+    try:
+        leader = yield from etcd.request(node.name, lambda: etcd.kvs.get("leader"), write=False)
+    except Unanswered:
+        return False
+    done = yield from _txn(node, {"intent": 0, "leader": leader.mod_revision if leader else 0}, {"intent": wish})
     if done:
         node.asked_at = node.clock()
     return bool(done)
