@@ -97,9 +97,9 @@ def _hang_postgres(world: World, host: Host, fault: Fault) -> None:
 
 
 def _deafen(world: World, host: Host, fault: Fault) -> None:
-    """The receiver of a standby hangs for ever; the server itself does not."""
+    """The receiver of a standby that answers never connects again."""
     pm = host.pg.pm
-    if pm is not None and not pm.primary:
+    if pm is not None and pm.up and not pm.primary:
         pm.deaf = True
         host.pg.disconnect(pm)
         host.pg.reconnect()
@@ -156,8 +156,10 @@ def _lossy(world: World, host: Host, fault: Fault) -> None:
 
 def _hand_promote(world: World, host: Host, fault: Fault) -> None:
     """On one node of a history only: where two of three logs are of nobody's timeline, no quorum can say what counts,
-    and the cluster waits for people."""
+    and the cluster waits for people. So it does where the only log is."""
     pg = host.pg
+    if world.with_data() < 2:
+        return
     if world.promoted_by_hand in ("", host.name) and pg.pm is not None and pg.pm.up and not pg.pm.primary:
         world.promoted_by_hand = host.name
         pg.pm.by_hand = True
