@@ -41,7 +41,7 @@ exit 0
 """
 # What a machine's own search node knows of its cluster.
 SEARCH_SCRIPT = 'curl -s --max-time 3 "http://$1:9200/_cluster/health?local=true"'
-# For people: what those who are not as they should be wrote last.
+# For people: what a back end's leaderl and PostgreSQL wrote last.
 LOGS_SCRIPT = (
     "for unit in leaderl postgresql; do "
     'journalctl --unit "chefha-$unit" --lines 15 --no-pager --quiet --output short-precise; done'

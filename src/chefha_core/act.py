@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 
 #: seconds for which a node that was elected and could not lead is not elected again
 UNFIT = 60.0
-#: seconds that a standby which is to be started anew gets to stop by itself
-STOPS_WITHIN = 10.0
 #: rows of the history that are kept
 KEPT_EPOCHS = 50
 #: not worth a line in the log: they come with every round
@@ -348,10 +346,7 @@ class Actor:
 
     def _restart(self, command: c.Restart, seen: Observation) -> None:
         def restart() -> None:
-            try:
-                self.postgres.stop("fast", STOPS_WITHIN)
-            except PostgresError:  # what hangs does not end by itself
-                self.postgres.stop("immediate", 5.0)
+            self.postgres.stop("immediate", 5.0)  # what hangs would keep an orderly stop from ending
             self._follow_anew(command.upstream)
 
         self.memory.new_starts = command.new_starts

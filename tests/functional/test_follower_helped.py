@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import psycopg2
@@ -51,7 +50,11 @@ def kept_everywhere(whole: Whole, n: int) -> None:
     """A row that the leader commits now gets to all members."""
     whole.node(whole.await_whole()).sql(f"insert into kept values ({n})")
     for node in whole.made.nodes:
-        await_true(partial(has, node, n), 30, lambda node=node: node.log()[-2000:])  # type: ignore[misc]
+        await_row(node, n)
+
+
+def await_row(node: Node, n: int) -> None:
+    await_true(lambda: has(node, n), 30, lambda: node.log()[-2000:])
 
 
 def has(node: Node, n: int) -> bool:

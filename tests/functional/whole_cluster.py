@@ -106,10 +106,6 @@ class Whole:
         leaderl.trap = trap
         self.leaderls[name] = leaderl.start()
 
-    def restart(self, name: str, trap: str = "") -> None:
-        self.leaderls[name].kill()
-        self.start(name, trap)
-
     def view(self) -> EtcdView:
         return codec.view(self.etcd.range(), 0.0)
 

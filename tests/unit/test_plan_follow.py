@@ -162,7 +162,7 @@ TABLE: list[tuple[str, Observation, list[type[c.Command]], str]] = [
         [c.Clone],
         "as before it was started anew",
     ),
-    ("patience has an end", follower(etcd=LED, pg=silent(3600), new_starts=30), [c.Clone], "for 3600 s"),
+    ("patience has an end", follower(etcd=LED, pg=silent(3840), new_starts=30), [c.Clone], "for 3840 s"),
     ("the leader does not answer", follower(etcd=LED, pg=silent(900, upstream_history=())), [], "not streaming"),
     ("it has enough to do with its own log", follower(etcd=LED, pg=silent(900, replaying=True)), [], "not streaming"),
     (
@@ -321,7 +321,7 @@ def test_whatever_is_empty_nothing_runs_initdb_where_etcd_knows_a_cluster() -> N
     [(0, c.Restart, 1), (1, c.Restart, 2), (2, c.Clone, 3), (3, c.Clone, 4), (5000, c.Clone, 5001)],
 )
 def test_new_starts_are_counted_from_one_to_the_next(before: int, kind: type[c.Command], after: int) -> None:
-    command: Any = only(decide(follower(etcd=LED, pg=silent(3600), new_starts=before)), kind)
+    command: Any = only(decide(follower(etcd=LED, pg=silent(3840), new_starts=before)), kind)
     assert command.new_starts == after
 
 

@@ -147,8 +147,8 @@ class Leaderl:
         self.monitor.history_from = self._upstream()
         if facts.streaming:
             self.memory.failed_rejoins = 0
-        if facts.streaming and not facts.without_stream:
-            self.memory.new_starts = 0
+            if not facts.without_stream:
+                self.memory.new_starts = 0
         staged, ttl = self.postgres.staged(), self.times.ttl
         return observe(self.name, self.etcd, self.address, facts, self.memory, job, paused, ttl, staged)
 

@@ -258,7 +258,7 @@ class Rewind(Command):
 
 @dataclass(frozen=True)
 class Restart(Command):
-    """End the standby, by force if it does not end in time, and start it again as a standby of ``upstream``."""
+    """End the standby at once and start it again, as a standby of ``upstream``."""
 
     upstream: str
     #: what ``Observation.new_starts`` is from then on

@@ -21,8 +21,8 @@ from chefha_core.plan.policy import Policy
 #: failed rewinds after which a fresh base backup is made
 REWINDS = 2
 #: seconds after which a stream that does not come, although the leader answers and has the log, is helped by a new
-#: start; twice as many each time that it was in vain, but no more than the second
-STALLED, STALLED_MOST = 30.0, 3600.0
+#: start; twice as many each time that it was in vain, up to about an hour
+STALLED, DOUBLINGS = 30.0, 7
 #: vain new starts after which it is helped by a base backup
 NEW_STARTS = 2
 #: seconds after which people are told where to look
@@ -129,7 +129,7 @@ def _clone_stalled(seen: Observation, upstream: str, why: str) -> tuple[Command 
 
 
 def _patience(seen: Observation) -> float:
-    return min(STALLED * 2.0 ** min(seen.new_starts, 10), STALLED_MOST)
+    return float(STALLED * 2 ** min(seen.new_starts, DOUBLINGS))
 
 
 def _ended_cleanly(seen: Observation) -> bool:

@@ -137,8 +137,8 @@ def _rewind(node: Leaderl, cmd: c.Rewind) -> Steps:
 def _restart(node: Leaderl, cmd: c.Restart) -> Steps:
     pg = node.host.pg
     node.new_starts = cmd.new_starts
-    yield from pg.stop()
-    if pg.pm is not None or pg.data is None:
+    pg.end()
+    if pg.data is None:
         return
     pg.data.upstream = node.world.by_address(cmd.upstream)
     started = yield from pg.start(primary=False)
