@@ -22,7 +22,7 @@ from chefha_core.parts.postgres_tools import Places
 from chefha_core.parts.systemd import UnitError
 from chefha_core.search_engine import CACHE
 from chefha_core.settings import Settings
-from chefha_core.verbs.reach import VerbError, etcd_client
+from chefha_core.verbs.reach import PATIENCE, VerbError, etcd_client
 from chefha_core.verbs.services import control, leadership, services_of
 from chefha_core.verbs.steps import OnStep, StepLog, nobody_looks
 
@@ -32,7 +32,6 @@ BEACON = "/etc/salt/minion.d/chefha-beacon.conf"
 MINION_DROP_IN = f"{UNITS}/salt-minion.service.d/chefha.conf"
 #: seconds that all services together may take to stop
 STOP = 400.0
-ETCD_DEADLINE = 3.0
 
 
 def uninstall(settings: Settings, name: str, on_step: OnStep = nobody_looks) -> dict[str, Any]:
@@ -82,7 +81,7 @@ def membership_problem(settings: Settings, name: str) -> str:
     leads, _ = leadership(settings, name, postgresql_runs=False)
     if leads:
         return f"cleanse: {name} leads the cluster; hand over with chef-backend-ctl demote, then remove it from another"
-    client = etcd_client(settings, name, ETCD_DEADLINE)
+    client = etcd_client(settings, name, PATIENCE)
     try:
         if settings.etcd_endpoints:
             member = _is_member(client, name)

@@ -29,7 +29,7 @@ from chefha_core.parts.postgres_tools import OS_USER, Places
 from chefha_core.search_engine import CONFIG as SEARCH_CONFIG
 from chefha_core.settings import Settings
 from chefha_core.verbs import cluster_status, config, status, version
-from chefha_core.verbs.reach import VerbError, etcd_client
+from chefha_core.verbs.reach import PATIENCE, VerbError, etcd_client
 from chefha_core.verbs.services import MINION_LOG, services_of
 from chefha_core.verbs.steps import OnStep, StepLog, nobody_looks
 
@@ -184,7 +184,7 @@ def _configuration() -> Iterator[Path]:
 
 
 def _etcd_keys(settings: Settings, name: str) -> dict[str, Any]:
-    client = etcd_client(settings, name, 3.0)
+    client = etcd_client(settings, name, PATIENCE)
     try:
         snapshot = client.range()
         return {"revision": snapshot.revision, "keys": {key: kv.value for key, kv in snapshot.kvs.items()}}

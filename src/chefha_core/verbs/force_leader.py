@@ -16,12 +16,12 @@ from chefha_core.plan.election import who_has_more
 from chefha_core.plan.timing import timing
 from chefha_core.settings import Settings
 from chefha_core.verbs.member import converge
-from chefha_core.verbs.reach import VerbError, etcd_client, leaderl_status
+from chefha_core.verbs.reach import PATIENCE, VerbError, etcd_client, leaderl_status
 from chefha_core.verbs.steps import OnStep, Steps, nobody_looks
 
 STEPS = ("nobody leads", "asked for", "this node leads")
-#: seconds between two looks, and for one question
-LOOK, DEADLINE = 0.1, 3.0
+#: seconds between two looks
+LOOK = 0.1
 #: seconds by which a request outlives the verb's deadline
 LIFE = 10
 
@@ -34,7 +34,7 @@ def force_leader(
     on_step: OnStep = nobody_looks,
 ) -> dict[str, Any]:
     """Make ``name`` lead without an election, within ``timeout`` seconds; VerbError, and then nothing has changed."""
-    client = etcd_client(settings, name, DEADLINE)
+    client = etcd_client(settings, name, PATIENCE)
     steps = Steps(STEPS, on_step)
     try:
         with steps.step(STEPS[0]):

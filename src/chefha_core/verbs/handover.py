@@ -15,7 +15,7 @@ from chefha_core.model import EtcdView, LeaderKey, LeaderState
 from chefha_core.parts.etcd import Compare, Delete, EtcdClient, EtcdError, Put, Snapshot
 from chefha_core.plan.handover import why_not_eligible
 from chefha_core.settings import Settings
-from chefha_core.verbs.reach import VerbError, etcd_client
+from chefha_core.verbs.reach import PATIENCE, VerbError, etcd_client
 from chefha_core.verbs.steps import OnStep, Steps, nobody_looks
 
 #: seconds between two looks at etcd while a hand-over is under way
@@ -101,7 +101,7 @@ class _Progress(Steps):
 
 def _hand_over(settings: Settings, name: str, to: str, timeout: float, on_step: OnStep) -> dict[str, Any]:
     asked = f"promote {to}" if to else "demote"
-    client = etcd_client(settings, name, settings.request_timeout)
+    client = etcd_client(settings, name, PATIENCE)
     progress, asked_for = _Progress(STEPS, on_step), False
     try:
         view = _look(client)[1]

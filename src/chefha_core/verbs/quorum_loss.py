@@ -25,8 +25,8 @@ from chefha_core.parts.etcd import EtcdClient, EtcdError, EtcdMember, Put
 from chefha_core.parts.etcd_members import confirmed_members, heard_at
 from chefha_core.settings import Settings
 from chefha_core.verbs.etcd_access import root_client
-from chefha_core.verbs.force_leader import DEADLINE, LOOK, ask, await_leader
-from chefha_core.verbs.reach import VerbError, etcd_client, leaderl_status, tls_files
+from chefha_core.verbs.force_leader import LOOK, ask, await_leader
+from chefha_core.verbs.reach import PATIENCE, VerbError, etcd_client, leaderl_status, tls_files
 from chefha_core.verbs.search_alone import go_on_alone
 from chefha_core.verbs.steps import OnStep, Steps, nobody_looks
 from chefha_core.verbs.systemd import systemctl
@@ -91,7 +91,7 @@ def listens(address: str, port: int, timeout: float = ASKED) -> bool:
 def serving(settings: Settings, name: str) -> tuple[EtcdMember, ...]:
     """The members of an etcd that serves this node, () without a quorum."""
     try:
-        client = root_client(settings, name, DEADLINE)
+        client = root_client(settings, name, PATIENCE)
     except (EtcdError, VerbError):
         return ()
     try:
@@ -135,7 +135,7 @@ def recover(
     if not serving(settings, name):
         kept = _reset(settings, name, etcd_wait, steps)
     timeout = settings.ttl * 2 + settings.leaderl.start_timeout_seconds
-    client = etcd_client(settings, name, DEADLINE)
+    client = etcd_client(settings, name, PATIENCE)
     try:
         with steps.step(STEPS[2]):
             lease = _ask(client, settings, name, timeout)

@@ -22,7 +22,7 @@ from chefha_core.settings import Settings
 from chefha_core.verbs.cluster_status import fetch
 from chefha_core.verbs.etcd_access import root_client
 from chefha_core.verbs.quorum_loss import listens
-from chefha_core.verbs.reach import VerbError, etcd_client
+from chefha_core.verbs.reach import PATIENCE, VerbError, etcd_client
 from chefha_core.verbs.steps import OnStep, Steps, nobody_looks
 
 STEPS = (
@@ -32,8 +32,8 @@ STEPS = (
     "the leader keeps no log for it",
     "search does without its vote",
 )
-#: seconds for one question, until the leader has dropped the slot, and until search has a majority without it
-DEADLINE, DROPPED, EXCLUDED = 3.0, 30.0, 15.0
+#: seconds until the leader has dropped the slot, and until search has a majority without it
+DROPPED, EXCLUDED = 30.0, 15.0
 #: seconds that etcd may take, over a report's life, to drop it; a new leader of etcd begins its lease again
 EXPIRY = 10.0
 LOOK = 0.3
@@ -47,7 +47,7 @@ def remove_node(
     if refusal := why_not(settings, name, member):
         raise VerbError(f"remove-node {node}: {refusal}")
     steps = Steps(STEPS, on_step)
-    client = etcd_client(settings, name, DEADLINE)
+    client = etcd_client(settings, name, PATIENCE)
     try:
         with steps.step(STEPS[0]):
             _await_silence(client, settings, member)
@@ -113,7 +113,7 @@ def _strike_off(settings: Settings, name: str, member: str) -> str:
     """Its identity in etcd, "" if it had none."""
     if settings.etcd_endpoints:
         return ""
-    client = root_client(settings, name, DEADLINE)
+    client = root_client(settings, name, PATIENCE)
     try:
         own = peer_url(settings, member)
         found = [one for one in confirmed_members(client) if one.name == member or own in one.peer_urls]
@@ -129,7 +129,7 @@ def _await_slot(client: EtcdClient, settings: Settings, member: str, timeout: fl
     way, end = Way.of(settings), time.monotonic() + timeout
     while (leader := codec.view(client.range(), time.monotonic()).leader) is not None and leader.name != member:
         try:
-            if member not in fetch(way, leader.name, DEADLINE).get("slots", ()):
+            if member not in fetch(way, leader.name, PATIENCE).get("slots", ()):
                 return
             problem = "it has the slot still"
         except (OSError, ValueError) as error:

@@ -22,7 +22,7 @@ from chefha_core.plan.facts import next_timeline
 from chefha_core.settings import Settings
 from chefha_core.verbs import restore_checks as checks
 from chefha_core.verbs import restore_watch
-from chefha_core.verbs.reach import VerbError, etcd_client
+from chefha_core.verbs.reach import PATIENCE, VerbError, etcd_client
 from chefha_core.verbs.restore_staging import Staging
 from chefha_core.verbs.restore_watch import NotRestored, await_restored
 from chefha_core.verbs.steps import OnStep, Steps, nobody_looks
@@ -57,7 +57,7 @@ def restore(
     """
     where = places or Places.of(settings)
     steps, source = Steps(STEPS, on_step), _source(settings, path)
-    client = etcd_client(settings, name, settings.request_timeout)
+    client = etcd_client(settings, name, PATIENCE)
     try:
         moment = checks.moment(target_time)
         view = _look(client)

@@ -24,15 +24,13 @@ from chefha_core.parts.postgres_tools import Places
 from chefha_core.parts.systemd import UnitError, UnitState
 from chefha_core.settings import Settings
 from chefha_core.verbs.handover import unfitness
-from chefha_core.verbs.reach import VerbError, etcd_client, leaderl_status
+from chefha_core.verbs.reach import PATIENCE, VerbError, etcd_client, leaderl_status
 from chefha_core.verbs.service_rules import KNOWS_HUP, Situation, refusal
 from chefha_core.verbs.status import local, units_of
 from chefha_core.verbs.steps import OnStep, StepLog, nobody_looks
 
 #: seconds between two looks at a unit
 LOOK = 0.1
-#: seconds that etcd has to say who leads
-ETCD_DEADLINE = 2.0
 SIGNALS = {"hup": signal.SIGHUP, "term": signal.SIGTERM, "kill": signal.SIGKILL}
 VERBS = ("start", "stop", "restart", "once", *SIGNALS)
 #: drop-in of a service that is started once: gone at the next boot, and at the next start, stop or restart
@@ -149,7 +147,7 @@ def leadership(settings: Settings, name: str, postgresql_runs: bool) -> tuple[bo
         role = leaderl_status().get("role")
     except VerbError:
         role = None
-    client = etcd_client(settings, name, ETCD_DEADLINE)
+    client = etcd_client(settings, name, PATIENCE)
     try:
         view = codec.view(client.range(), time.monotonic())
     except (EtcdError, codec.DamagedKey, OSError):

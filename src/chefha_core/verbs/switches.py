@@ -10,10 +10,8 @@ from chefha_core import codec
 from chefha_core.model import ClusterConfig
 from chefha_core.parts.etcd import Compare, EtcdClient, EtcdError, Put
 from chefha_core.settings import Settings
-from chefha_core.verbs.reach import VerbError, etcd_client
+from chefha_core.verbs.reach import PATIENCE, VerbError, etcd_client
 
-#: seconds for one request
-TIMEOUT = 3.0
 WORDS = {"on": True, "true": True, "enabled": True, "off": False, "false": False, "disabled": False}
 
 
@@ -61,7 +59,7 @@ def _set_node(etcd: EtcdClient, name: str, on: bool) -> dict[str, Any]:
 
 
 def _with_etcd(verb: str, settings: Settings, name: str, act: Callable[[EtcdClient], dict[str, Any]]) -> dict[str, Any]:
-    client = etcd_client(settings, name, TIMEOUT)
+    client = etcd_client(settings, name, PATIENCE)
     try:
         return act(client)
     except EtcdError as error:
