@@ -9,8 +9,8 @@ from chefha_core.parts.etcd import EtcdClient, TlsFiles
 from chefha_core.parts.etcd_access import member_user
 from chefha_core.settings import Settings
 
-#: seconds that a verb gives etcd to answer: leaderl cannot afford more than its `request_timeout_seconds`, somebody who
-#: waits for a verb can, and a busy machine needs more at times
+#: seconds that a verb gives etcd, or another member's leaderl, to answer: leaderl itself cannot afford more than its
+#: `request_timeout_seconds`, somebody who waits for a verb can, and a busy machine needs more at times
 PATIENCE = 3.0
 
 
