@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
 
-.PHONY: help venv lint test test-logic test-parts test-more-parts test-image test-fast lab lab-down bench bench-peer bench-backup bench-shell bench-highstate docs matrix clean
+.PHONY: help venv lint test test-logic test-parts test-fast lab lab-down bench bench-peer bench-backup bench-shell bench-highstate docs matrix clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -33,23 +33,16 @@ lint: venv  ## ruff and mypy
 # ---- tests -----------------------------------------------------------------------------------------------------
 
 test: lint  ## everything on the default stack: logic, simulation, real parts, Salt, the lab (an hour)
-	$(MAKE) --no-print-directory -j 4 test-logic test-parts test-more-parts test-image
+	$(MAKE) --no-print-directory -j 2 test-logic test-parts
 	$(PY) -m pytest -m "not packaged" tests/lab
 
-# Much of this waits more than it computes, so the four are made side by side; a mark tells their lines apart.
-SOME_PARTS := address backup disk etcd
-
+# Real parts wait more than they compute, so logic and the lab's image are made meanwhile; a mark tells their lines apart.
 test-logic: venv
+	$(PY) -m lab up --until image 2>&1 | sed -u 's/^/logic | /'
 	$(PY) -m pytest tests/unit tests/simulation tests/salt 2>&1 | sed -u 's/^/logic | /'
 
 test-parts: venv
-	$(PY) -m pytest $(SOME_PARTS:%=tests/functional/test_%*.py) 2>&1 | sed -u 's/^/parts | /'
-
-test-more-parts: venv
-	$(PY) -m pytest $(SOME_PARTS:%=--ignore-glob='*/test_%*') tests/functional 2>&1 | sed -u 's/^/more  | /'
-
-test-image: venv
-	$(PY) -m lab up --until image 2>&1 | sed -u 's/^/image | /'
+	$(PY) -m pytest tests/functional 2>&1 | sed -u 's/^/parts | /'
 
 test-fast: lint  ## logic only: seconds
 	$(PY) -m pytest tests/unit
