@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
 
-.PHONY: help venv lint test test-logic test-parts test-fast lab lab-down bench bench-peer bench-backup bench-shell bench-highstate docs matrix clean
+.PHONY: help venv lint test test-logic test-salt test-parts test-fast lab lab-down bench bench-peer bench-backup bench-shell bench-highstate docs matrix clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -33,13 +33,17 @@ lint: venv  ## ruff and mypy
 # ---- tests -----------------------------------------------------------------------------------------------------
 
 test: lint  ## everything on the default stack: logic, simulation, real parts, Salt, the lab (an hour)
-	$(MAKE) --no-print-directory -j 2 test-logic test-parts
-	$(PY) -m pytest -m "not packaged" tests/lab
+	$(MAKE) --no-print-directory -j 3 test-logic test-salt test-parts
+	$(PY) -m pytest -m "not packaged and not soak" tests/lab
 
-# Real parts wait more than they compute, so logic and the lab's image are made meanwhile; a mark tells their lines apart.
+# Real parts and Salt wait more than they compute, so the lab's image and logic are made meanwhile; a mark tells their
+# lines apart.
 test-logic: venv
 	$(PY) -m lab up --until image 2>&1 | sed -u 's/^/logic | /'
-	$(PY) -m pytest tests/unit tests/simulation tests/salt 2>&1 | sed -u 's/^/logic | /'
+	$(PY) -m pytest tests/unit tests/simulation 2>&1 | sed -u 's/^/logic | /'
+
+test-salt: venv
+	$(PY) -m pytest tests/salt 2>&1 | sed -u 's/^/salt  | /'
 
 test-parts: venv
 	$(PY) -m pytest tests/functional 2>&1 | sed -u 's/^/parts | /'
@@ -50,7 +54,8 @@ test-fast: lint  ## logic only: seconds
 docs: venv  ## rewrite the pages that are made from the code
 	CHEFHA_WRITE_DOCS=1 $(PY) -m pytest -q tests/unit/test_docs.py
 
-matrix: venv  ## the lab's other stacks, and 20,000 simulated histories
+matrix: venv  ## what takes minutes each in the lab, the lab's other stacks, and 20,000 simulated histories
+	$(PY) -m pytest -m soak tests/lab
 	CHEFHA_LAB_STACKS=newest,elasticsearch $(PY) -m pytest tests/lab -m "everywhere or packaged"
 	CHEFHA_HISTORIES=20000 $(PY) -m pytest tests/simulation
 

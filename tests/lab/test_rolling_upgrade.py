@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from lab.api import Lab
 from lab.deploy import PYTHON
 from lab.stack import CLUSTER
@@ -47,6 +48,7 @@ def without_pip(lab: Lab, node: str) -> Iterator[None]:
         lab.exec(node, f"mv /root/pip-away {PIP}")
 
 
+@pytest.mark.soak
 def test_f56_rolling_upgrade_under_load_stops_and_goes_on(lab: Lab) -> None:
     """Followers first, one hand-over, the old leader last, nothing lost; mixed versions work in between."""
     new = f"{chefha_core.__version__}.post{int(time.time())}"

@@ -177,6 +177,7 @@ def no_leader(story: Story) -> Iterator[tuple[str, str]]:
         story.lab.exec(asked_on, "chef-backend-ctl set-cluster-failover on")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("situation", "outage"),
     [(etcd_down, HICCUP), (member_down, HICCUP), (no_leader, 150.0)],
