@@ -32,7 +32,7 @@ lint: venv  ## ruff and mypy
 
 # ---- tests -----------------------------------------------------------------------------------------------------
 
-test: lint  ## everything on the default stack: logic, simulation, real parts, Salt, the lab (an hour)
+test: lint  ## on the default stack: logic, simulation, real parts, Salt, the lab without its long tests (an hour)
 	$(MAKE) --no-print-directory -j 3 test-logic test-salt test-parts
 	$(PY) -m pytest -m "not packaged and not soak" tests/lab
 
