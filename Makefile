@@ -54,7 +54,7 @@ test-fast: lint  ## logic only: seconds
 docs: venv  ## rewrite the pages that are made from the code
 	CHEFHA_WRITE_DOCS=1 $(PY) -m pytest -q tests/unit/test_docs.py
 
-matrix: venv  ## what takes minutes each in the lab, the lab's other stacks, and 20,000 simulated histories
+matrix: venv  ## the lab's long tests and other stacks, and 20,000 simulated histories
 	$(PY) -m pytest -m soak tests/lab
 	CHEFHA_LAB_STACKS=newest,elasticsearch $(PY) -m pytest tests/lab -m "everywhere or packaged"
 	CHEFHA_HISTORIES=20000 $(PY) -m pytest tests/simulation

@@ -138,8 +138,13 @@ def _search(stack: Stack, repository: Mapping[str, str]) -> dict[str, Any]:
     source = {"archive": f"{ARCHIVES}/{archive}", "checksum": f"sha256={sums[archive]}"}
     if "search" in stack.packaged:
         source = {"package": stack.search, **repository}
-    java = {"heap_mb": HEAP_MB, "java_opts": JAVA_OPTS}
-    return {"flavor": stack.search, "version": stack.search_version, "source": source, **java}
+    return {
+        "flavor": stack.search,
+        "version": stack.search_version,
+        "source": source,
+        "heap_mb": HEAP_MB,
+        "java_opts": JAVA_OPTS,
+    }
 
 
 def _override(tree: dict[str, Any], path: str, value: Any) -> None:

@@ -11,7 +11,6 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import pytest
 from lab.api import Lab
 from lab.topology import BACKENDS, BY_NAME, VIP
 from lab.witness import Witness, others
@@ -59,7 +58,6 @@ def test_all_three_nodes_stopped_and_started_again_elect_on_their_own(lab: Lab) 
         everywhere(lab, f"systemctl start --no-block {SERVICES.replace(' chefha-postgresql.service', '')}")
 
 
-@pytest.mark.soak
 def test_a_cluster_that_is_weeks_old_elects_and_says_what_it_waits_for(lab: Lab, witness: Witness) -> None:
     """What time does to a cluster: etcd's history is compacted away, leases and logins are of a former process, every
     service was restarted now and then. A node that is alone says what it waits for; with a second one it leads.
