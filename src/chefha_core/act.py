@@ -84,6 +84,9 @@ class Actor:
         self._jobs: dict[type[c.Command], Callable[[Any, Observation], object]] = {
             c.Slots: self._slots,
             c.CutReceiver: lambda command, seen: self.postgres.cut_receiver(timeout=self.settings.ttl),
+            c.CatchUp: lambda command, seen: self.postgres.catch_up(
+                command.upstream, command.position, timeout=self.settings.ttl
+            ),
             c.Promote: self._promote,
             c.StartPrimary: self._start_primary,
             c.StartStandby: self._start_standby,

@@ -74,7 +74,7 @@ class PgFacts:
     was_primary: bool = False
     #: True if a primary was shut down cleanly ("shut down"), so ``position`` is exact although stopped
     clean: bool = False
-    #: address the WAL receiver is configured for, "" when cut
+    #: address the WAL receiver is configured for, "" when cut; with words behind it if it asks without its slot
     upstream: str = ""
     #: True while a WAL receiver process exists, streaming or trying to
     receiver: bool = False
@@ -288,6 +288,8 @@ class Observation:
     #: hardware address of a stranger who answered for the VIP, "" if nobody did
     address_taken_by: str = ""
     probe: Probe = Probe.UNKNOWN
+    #: seconds since that answer came
+    probe_age: float = 0.0
     #: own clock until when this node promised the leader not to run for election
     promised_until: float = 0.0
     #: the machine was paused, or a round took longer than the lease, since the last round

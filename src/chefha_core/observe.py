@@ -56,6 +56,7 @@ def observe(
     view = read_etcd(etcd, memory, ttl)
     memory.saw(view, name)
     now = time.monotonic()
+    probe, probe_age = memory.probed(now)
     return Observation(
         now=now,
         name=name,
@@ -65,7 +66,8 @@ def observe(
         lease=memory.lease,
         address=address.present(),
         address_taken_by=memory.address_taken_by,
-        probe=memory.probed(now),
+        probe=probe,
+        probe_age=probe_age,
         promised_until=memory.promised_until,
         paused=paused,
         job=job,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.functional.pg_cluster import Cluster, cluster, dump, load, monitored, usable
 
-from chefha_core.model import PgState
+from chefha_core.model import PgState, Position
 from chefha_core.parts.postgres import PostgresError
 from chefha_core.parts.postgres_control import not_an_ancestor
 from chefha_core.parts.postgres_observe import LOG_GONE
@@ -114,6 +114,56 @@ def test_acknowledged_commits_are_held_by_the_cut_standby() -> None:
         follower.postgres.promote(position.timeline + 1, 10)
         follower.postgres._set_role("", (), 1)
         assert follower.sql("select count(*) from load")[0][0] >= acknowledged > 10  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_standby_that_is_behind_catches_up_from_another_one_that_is_cut(made: Cluster, times: int) -> None:
+    """Whoever must not lead may have most; ``times``: leaders that the one behind has missed."""
+    leader, ahead = made.pair()
+    behind = made.nodes[2]
+    made.follow(behind, leader)
+    leader.sql("create table t as select 0 as n")
+    behind.postgres.cut_receiver(5)
+    for time_ in range(times):
+        leader.sql(f"insert into t values ({time_ + 1})")
+        leader.postgres.stop("fast", 10)
+        leader.postgres.start(primary=False, timeout=20)
+        leader.postgres.promote(4 * time_ + 5, 10)
+    leader.sql("insert into t select generate_series(10, 5000)")
+    ahead.wait(lambda f: f.streaming and f.position == leader.postgres.observe().position)
+    leader.postgres.stop("immediate", 5)
+    position = ahead.postgres.cut_receiver(5)
+    assert behind.postgres.cut_receiver(5) < position
+    begun = time.monotonic()
+    assert behind.postgres.catch_up(ahead.address, position, 10) >= position
+    print(f"catching up took {time.monotonic() - begun:.3f} s")
+    facts = behind.postgres.observe()
+    assert (facts.upstream, facts.receiver, facts.streaming) == ("", False, False)
+    assert ahead.postgres.observe().upstream == ""  # neither gives nor takes anything of a leader
+    behind.postgres.promote(40, 10)
+    assert behind.sql("select count(*) from t") == [(4992 + times,)]
+    behind.postgres.ensure_slots([ahead.name])
+    ahead.postgres.set_role(behind.address)
+    ahead.wait(lambda f: f.streaming and f.position is not None and f.position.timeline == 40)
+
+
+def test_catching_up_in_vain_leaves_the_receiver_cut(made: Cluster) -> None:
+    leader, follower = made.pair()
+    position = follower.postgres.cut_receiver(5)
+    more = Position(position.timeline, position.lsn + (1 << 20))
+    with pytest.raises(PostgresError, match=f"ends at {position}; {leader.address} has it up to {more} and did not"):
+        follower.postgres.catch_up(leader.address, more, 1)
+    facts = follower.postgres.observe()
+    assert (facts.upstream, facts.receiver) == ("", False)
+
+
+def test_a_receiver_without_its_slot_is_told_from_one_that_follows(made: Cluster) -> None:
+    """Whoever was interrupted while it caught up, from the member that leads now, has to follow it anew."""
+    leader, follower = made.pair()
+    follower.postgres._set_role(leader.address, (), 1, by_slot=False)
+    follower.wait(lambda f: f.streaming and f.upstream == f"{leader.address} without a slot")
+    follower.postgres.set_role(leader.address)
+    follower.wait(lambda f: f.streaming and f.upstream == leader.address)
 
 
 def test_durability_holds_from_the_first_commit_after_it_is_set(made: Cluster) -> None:

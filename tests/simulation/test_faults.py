@@ -198,6 +198,31 @@ def test_f40_the_most_advanced_follower_leads_even_if_another_is_barred() -> Non
     assert all("took the key" not in text for w in worlds for _, who, text in w.story if who == "b")
 
 
+#: the first follower may not lead and has log that the second has not, when the leader is lost for long
+BARRED_AHEAD = [
+    Fault(1, "failover off", F, 40.0, "node"),
+    Fault(0, "cut off", S, 2.5, "pg"),
+    Fault(2, "crash", L, 40.0),
+]
+
+
+@pytest.mark.parametrize("durability", ["quorum", "async"])
+def test_f40_who_may_lead_fetches_from_who_may_not_what_only_that_one_has(durability: str) -> None:
+    worlds = lived([*BARRED_AHEAD, Fault(15, "nothing")], durability=durability)
+    for world in worlds:
+        [took, *_] = [(at, who) for at, who, text in world.story if "took the key" in text]
+        assert took[1] == "c" and took[0] < 20
+    assert any("CatchUp" in text for world in worlds for _, _, text in world.story)
+
+
+@pytest.mark.parametrize("command", ["WithdrawCandidacy", "CatchUp", "PostCandidacy", "TakeKey"])
+@pytest.mark.parametrize("what", ["kill leaderl", "stop leaderl", "crash", "pause", "kill PostgreSQL"])
+def test_f40_either_of_them_struck_at_every_step_of_that(what: str, command: str) -> None:
+    for when in ("before", "after"):
+        for name in (F, S):
+            lived([Fault(0, "trap", name, 5.0, f"{what}/{command}/{when}"), *BARRED_AHEAD, Fault(15, "nothing")])
+
+
 def test_f58_failover_switched_off_waits_for_the_old_leader() -> None:
     script = [Fault(1, "failover off", L, 15.0), Fault(1, "kill leaderl of", L, 8.0), Fault(18, "nothing")]
     assert epochs(lived(script)) == {1}

@@ -124,15 +124,50 @@ TABLE: list[tuple[str, Observation, list[type[c.Command]], str]] = [
         "taking over",
     ),
     (
-        "F40 only a barred one has everything",
+        "F40 only a barred one has everything: fetch it, and stand no more meanwhile",
         follower(
             "c",
             etcd=stale(candidates={"b": stands("b", fit=False), "c": stands("c", EARLIER)}),
             pg=cut(position=EARLIER),
             **SILENT,
         ),
+        [c.WithdrawCandidacy, c.CatchUp],
+        "b has everything, but must not lead: fetching it",
+    ),
+    (
+        "F40 the barred one waits meanwhile",
+        follower(
+            etcd=stale(candidates={"b": stands("b", fit=False), "c": stands("c", EARLIER)}),
+            pg=cut(),
+            unfit="its search is offline",
+            **SILENT,
+        ),
         [],
-        "only b has everything",
+        "b has everything, but must not lead; c fetches it",
+    ),
+    (
+        "F40 nobody may lead",
+        follower(
+            "c",
+            etcd=stale(candidates={"b": stands("b", fit=False), "c": stands("c", EARLIER, fit=False)}),
+            pg=cut(position=EARLIER),
+            unfit="its search is offline",
+            **SILENT,
+        ),
+        [],
+        "and nobody else may",
+    ),
+    (
+        "leaderl was restarted while it fetched: cut first",
+        follower("c", etcd=stale(), pg=cut(position=EARLIER, upstream="10.0.0.2 without a slot"), **SILENT),
+        [c.CutReceiver],
+        "standing",
+    ),
+    (
+        "the leader is asked again before its silence is too old",
+        follower(etcd=stale(), pg=cut(), **SILENT, probe_age=0.6),
+        [c.AskLeader, c.PostCandidacy],
+        "standing",
     ),
     (
         "candidacies of an earlier epoch do not count",

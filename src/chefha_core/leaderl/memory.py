@@ -94,10 +94,10 @@ class Memory:
         """Whether failover is on for the member ``name``, as far as etcd has said."""
         return self.last_view is None or name not in self.last_view.switched_off
 
-    def probed(self, now: float) -> Probe:
-        """The leader's last answer, if it is recent."""
+    def probed(self, now: float) -> tuple[Probe, float]:
+        """The leader's last answer, if it is recent, and the seconds since then."""
         answer, at = self.probe
-        return answer if now - at <= PROBE_LIFE else Probe.UNKNOWN
+        return (answer if now - at <= PROBE_LIFE else Probe.UNKNOWN), now - at
 
     def was_suspended(self) -> bool:
         """Whether the machine was suspended in this round: the clock by which leases are counted stood still then."""

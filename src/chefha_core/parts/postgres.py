@@ -91,12 +91,12 @@ class Postgres:
             sync_names = tuple(sorted(set(self.settings.members) - {self.name}))
         self._set_role(upstream, sync_names, numsync)
 
-    def _set_role(self, upstream: str, sync_names: tuple[str, ...], numsync: int) -> None:
-        conninfo, slot = "", ""
+    def _set_role(self, upstream: str, sync_names: tuple[str, ...], numsync: int, by_slot: bool = True) -> None:
+        conninfo = slot = ""
         self.write_pgpass()
         if upstream:
-            user = self.settings.postgresql.replication_user
-            conninfo, slot = sql.remote_dsn(self.places, user, upstream, self.name), roles.slot_name(self.name)
+            conninfo = sql.remote_dsn(self.places, self.settings.postgresql.replication_user, upstream, self.name)
+            slot = roles.slot_name(self.name) if by_slot else ""
         role = roles.Role(conninfo, slot, sync_names, numsync)
         self._write(lambda: role_conf.write(self.places, role))
         alive = postmaster.find(self.places.data)
@@ -237,6 +237,24 @@ class Postgres:
             time.sleep(TICK)
         raise PostgresError(f"{self.name} is cut from its upstream, but has not replayed all it received yet")
 
+    def catch_up(self, source: str, position: Position, timeout: float) -> Position:
+        """Stream from the standby at ``source`` until ``position`` is held here, and cut the receiver again; where the
+        log then ends.
+
+        PostgresError, with the receiver cut all the same, if it ends before ``position`` after ``timeout``; what came
+        is kept. Without a slot: a standby has none for others, and its storage may not take one.
+        """
+        role, until = role_conf.read(self.places), time.monotonic() + timeout
+        self._set_role(source, role.sync_names, role.numsync, by_slot=False)
+        while time.monotonic() < until and not _reached(self.observe(timeout=1.0), position):
+            time.sleep(TICK)
+        held = self.cut_receiver(timeout)
+        if held < position:
+            raise PostgresError(
+                f"the log of {self.name} ends at {held}; {source} has it up to {position} and did not send that"
+            )
+        return held
+
     def _await_no_receiver(self, local: sql.Session, until: float) -> None:
         ask = (
             "select current_setting('primary_conninfo'), "
@@ -376,3 +394,7 @@ class Postgres:
             write()
         except OSError as error:
             raise PostgresError(f"{error.filename or self.places.home} cannot be written: {error.strerror}") from None
+
+
+def _reached(facts: PgFacts, position: Position) -> bool:
+    return facts.position is not None and facts.position >= position

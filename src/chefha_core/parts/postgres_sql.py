@@ -172,6 +172,7 @@ select json_build_object(
   'system_id', (select system_identifier::text from pg_control_system()),
   'wal', (select row_to_json(i) from (select bytes_per_wal_segment, wal_block_size from pg_control_init()) i),
   'upstream', current_setting('primary_conninfo'),
+  'slot', current_setting('primary_slot_name'),
   'sync', current_setting('synchronous_standby_names'),
   'slots', (select json_object_agg(slot_name, active) from pg_replication_slots
     where slot_type = 'physical' and (active or wal_status is distinct from 'lost')),

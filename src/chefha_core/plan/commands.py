@@ -179,6 +179,15 @@ class CutReceiver(Command):
 
 
 @dataclass(frozen=True)
+class CatchUp(Command):
+    """Fetch the log up to ``position`` from the standby at the address ``upstream``, and cut the receiver again."""
+
+    upstream: str
+    position: Position
+    job: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
 class Promote(Command):
     """Make the standby a primary on ``timeline``, acknowledged by ``sync_names``."""
 

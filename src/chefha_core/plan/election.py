@@ -3,11 +3,13 @@
 A candidate first cuts its WAL receiver, so that a half-dead leader gets no more acknowledgements from it, then says
 in etcd where its log ends. When enough have said so, the most advanced of them, and only that one, takes the key in
 one transaction over all that it compared. The receiver is connected again only after the candidacy is deleted.
+Where whoever has most must not lead, the best of those that may fetches from there what it lacks, and stands again.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from chefha_core.model import (
     Candidacy,
@@ -22,6 +24,7 @@ from chefha_core.model import (
 )
 from chefha_core.plan.commands import (
     AskLeader,
+    CatchUp,
     Command,
     CutReceiver,
     KillPostgres,
@@ -41,6 +44,9 @@ from chefha_core.plan.facts import (
 )
 from chefha_core.plan.policy import Policy
 
+#: seconds after which a leader that did not say that it leads is asked again: so early that the answer is there in time
+ASK_AGAIN = 0.5
+
 
 def elect(seen: Observation, policy: Policy) -> Plan | None:
     """The next step of an election; None while the leader stands."""
@@ -49,8 +55,15 @@ def elect(seen: Observation, policy: Policy) -> Plan | None:
     not_yet = why_not_stand(seen, policy)
     if not_yet and not _suspicious(seen, policy):
         return None
-    commands, reason = _step(seen, etcd, policy) if not not_yet else (_ask(seen, etcd), not_yet)
-    return look_again(seen, policy, commands, "waiting_for_leader", reason, seen.now + min(0.1, times.interval))
+    commands, reason = _step(seen, etcd, policy) if not not_yet else ([], not_yet)
+    return look_again(
+        seen,
+        policy,
+        [*_ask(seen, policy), *commands],
+        "waiting_for_leader",
+        reason,
+        seen.now + min(0.1, times.interval),
+    )
 
 
 def _suspicious(seen: Observation, policy: Policy) -> bool:
@@ -60,10 +73,13 @@ def _suspicious(seen: Observation, policy: Policy) -> bool:
     return not released and key_age(seen) >= policy.times.ask_leader_after
 
 
-def _ask(seen: Observation, etcd: EtcdView) -> list[Command]:
-    if etcd.leader is None or seen.probe is Probe.SILENT or seen.probe is Probe.DENIES:
+def _ask(seen: Observation, policy: Policy) -> list[Command]:
+    """The question whether the leader leads, as long as an election may take; again before the answer is too old."""
+    assert seen.etcd is not None
+    answered = seen.probe in (Probe.SILENT, Probe.DENIES) and seen.probe_age < ASK_AGAIN
+    if seen.etcd.leader is None or answered or not _suspicious(seen, policy):
         return []
-    return [AskLeader("its key gets stale", etcd.leader.name)]
+    return [AskLeader("its key gets stale", seen.etcd.leader.name)]
 
 
 def _step(seen: Observation, etcd: EtcdView, policy: Policy) -> tuple[list[Command], str]:
@@ -137,8 +153,7 @@ def _count(seen: Observation, etcd: EtcdView, policy: Policy) -> tuple[list[Comm
     furthest = max(c.position for c in asserted)
     able = sorted(c.name for c in asserted if c.position == furthest and c.fit)
     if not able:
-        names = ", ".join(sorted(c.name for c in asserted if c.position == furthest))
-        return [], f"only {names} has everything, but must not lead"
+        return _catch_up(seen, policy, asserted, furthest)
     missing = _missing(etcd.leader, furthest) if not rule.numsync else 0
     if missing > policy.max_behind:
         return [], (
@@ -149,6 +164,22 @@ def _count(seen: Observation, etcd: EtcdView, policy: Policy) -> tuple[list[Comm
         return [], f"{able[0]} is the most advanced ({furthest}) and takes over"
     cause = _cause(etcd.leader) + (f"; {missing} bytes of its log are lost" if missing else "")
     return [_take(seen, etcd, asserted, cause)], f"the most advanced of {len(asserted)}: taking over, {cause}"
+
+
+def _catch_up(
+    seen: Observation, policy: Policy, asserted: Sequence[Candidacy], furthest: Position
+) -> tuple[list[Command], str]:
+    """None that has everything may lead: the most advanced that may gets from there what it lacks."""
+    source = min(c.name for c in asserted if c.position == furthest)
+    barred = f"{source} has everything, but must not lead"
+    best = max((c for c in sorted(asserted, key=lambda c: c.name) if c.fit), key=lambda c: c.position, default=None)
+    if best is None:
+        return [], f"{barred}, and nobody else may"
+    if best.name != seen.name:
+        return [], f"{barred}; {best.name} fetches it from there"
+    withdraw = WithdrawCandidacy("its receiver is connected again")
+    why = f"{barred}: fetching it from there"
+    return [withdraw, CatchUp(why, policy.members[source], furthest)], why
 
 
 def _forced(seen: Observation, etcd: EtcdView) -> Force | None:

@@ -198,6 +198,14 @@ def _publish_sync(node: Leaderl, cmd: c.PublishSync) -> Steps:
 
 
 def _ask_leader(node: Leaderl, cmd: c.AskLeader) -> Steps:
+    if not node.asking:
+        node.asking = True
+        node.world.engine.spawn(_asked(node, cmd), node)
+    return True
+    yield
+
+
+def _asked(node: Leaderl, cmd: c.AskLeader) -> Steps:
     world = node.world
     answer = Probe.SILENT
     yield world.latency()
@@ -210,8 +218,8 @@ def _ask_leader(node: Leaderl, cmd: c.AskLeader) -> Steps:
             answer = Probe.SILENT
     if answer is Probe.SILENT:
         yield world.times.probe_deadline
-    node.probe, node.probed_at = answer, node.clock()
-    return True
+    node.probe, node.probed_at, node.asking = answer, node.clock(), False
+    node.poke()
 
 
 def _heard(node: Leaderl, name: str) -> bool:

@@ -40,7 +40,7 @@ def _written(node: Leaderl) -> Steps:
         yield 0.1
 
 
-def _cut(node: Leaderl, _: c.CutReceiver) -> Steps:
+def _cut(node: Leaderl, _: c.Command) -> Steps:
     pg = node.host.pg
     yield 0.005
     yield from _written(node)
@@ -51,6 +51,18 @@ def _cut(node: Leaderl, _: c.CutReceiver) -> Steps:
         return
     pg.point_to("")
     yield node.world.rng.uniform(0.005, 0.1)
+
+
+def _catch_up(node: Leaderl, cmd: c.CatchUp) -> Steps:
+    pg = node.host.pg
+    if pg.data is None or pg.pm is None or pg.pm.primary:
+        return
+    yield from _written(node)
+    pm, until = pg.pm, node.clock() + node.policy.times.ttl
+    pg.point_to(node.world.by_address(cmd.upstream))
+    while pm.alive and pg.data is not None and pg.data.flushed < cmd.position.lsn and node.clock() < until:
+        yield 0.02
+    yield from _cut(node, cmd)
 
 
 def _promote(node: Leaderl, cmd: c.Promote) -> Steps:
@@ -225,6 +237,7 @@ def _init(node: Leaderl, _: c.InitDb) -> Steps:
 
 _JOBS: dict[type[c.Command], Any] = {
     c.CutReceiver: _cut,
+    c.CatchUp: _catch_up,
     c.Promote: _promote,
     c.Slots: _slots,
     c.SetSync: _set_sync,

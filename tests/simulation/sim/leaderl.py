@@ -52,7 +52,7 @@ class Leaderl(Owner):
         self.asked_at = 0.0
         self.prepared_for = self.restarts = self.failed_rejoins = self.new_starts = self.asked = 0
         self.waits: tuple[tuple[str, ...], int] = ((), 0)
-        self.probe, self.probed_at = Probe.UNKNOWN, -9.0
+        self.probe, self.probed_at, self.asking = Probe.UNKNOWN, -9.0, False
         self.job = ""
         self.job_task: Any = None
         self.role = ""
@@ -146,6 +146,7 @@ class Leaderl(Owner):
             lease=self.lease,
             address=self.host.has_address,
             probe=self.probe if now - self.probed_at < 1.0 else Probe.UNKNOWN,
+            probe_age=now - self.probed_at,
             promised_until=self.promised_until,
             paused=paused,
             job=self.job,
