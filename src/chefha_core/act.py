@@ -84,9 +84,7 @@ class Actor:
         self._jobs: dict[type[c.Command], Callable[[Any, Observation], object]] = {
             c.Slots: self._slots,
             c.CutReceiver: lambda command, seen: self.postgres.cut_receiver(timeout=self.settings.ttl),
-            c.CatchUp: lambda command, seen: self.postgres.catch_up(
-                command.upstream, command.position, timeout=self.settings.ttl
-            ),
+            c.CatchUp: self._catch_up,
             c.Promote: self._promote,
             c.StartPrimary: self._start_primary,
             c.StartStandby: self._start_standby,
@@ -198,18 +196,29 @@ class Actor:
 
     def _post_candidacy(self, command: c.PostCandidacy, seen: Observation) -> None:
         assert seen.etcd is not None
-        # Compared with the leader key: a request that hangs in a stopped etcd member must not be applied later, when
-        # the leader has come back and the receiver is connected again.
-        revision = seen.etcd.leader_revision
-        unchanged = Compare.mod_revision("leader", revision) if revision else Compare.absent("leader")
-        value = codec.dump(Candidacy(self.name, command.epoch, command.position, command.fit))
+        candidacy = Candidacy(self.name, command.epoch, command.position, command.fit)
         with self.memory.standing_lock:
             if time.monotonic() < self.memory.promised_until:
                 raise Failed("this node has promised the leader not to stand")
-            self.memory.standing, self.memory.stood_against = True, revision
-            if not self.etcd.txn([unchanged], [Put(f"candidates/{self.name}", value)]).succeeded:
-                raise Failed("the leader key has changed: looking again")
+            self.memory.standing, self.memory.stood_against = True, seen.etcd.leader_revision
+            self._write_candidacy(candidacy, seen)
         self.memory.asserted_at = time.monotonic()
+
+    def _write_candidacy(self, candidacy: Candidacy, seen: Observation) -> None:
+        """Compared with the leader key and with what stands there: a request that hangs in a stopped etcd member must
+        not be applied later, when the receiver is connected again.
+        """
+        assert seen.etcd is not None
+        name, value = f"candidates/{self.name}", codec.dump(candidacy)
+        before = self.etcd.get(name)
+        compared = (("leader", seen.etcd.leader_revision), (name, before.mod_revision if before else 0))
+        unchanged = [Compare.mod_revision(key, at) if at else Compare.absent(key) for key, at in compared]
+        result = self.etcd.txn(unchanged, [Put(name, value)])
+        if result.succeeded:
+            return
+        found = self.etcd.get(name) if result.doubtful else None
+        if found is None or found.value != value:  # or it lost against its own first attempt
+            raise Failed("the leader key or the own candidacy has changed: looking again")
 
     def _withdraw_candidacy(self, command: c.WithdrawCandidacy, seen: Observation) -> None:
         self.etcd.txn([], [Delete(f"candidates/{self.name}")])
@@ -304,6 +313,12 @@ class Actor:
         if self.memory.was_suspended():
             raise Failed(SUSPENDED)
 
+    def _catch_up(self, command: c.CatchUp, seen: Observation) -> None:
+        assert seen.pg.position is not None
+        # Of no epoch, so it counts nowhere; not deleted, so that what still hangs on its way to etcd is not applied.
+        self._write_candidacy(Candidacy(self.name, 0, seen.pg.position, fit=False), seen)
+        self.postgres.catch_up(command.upstream, command.position, timeout=self.settings.ttl)
+
     def _promote(self, command: c.Promote, seen: Observation) -> None:
         self._still_leads(command)
         self.memory.restarts += 1
@@ -330,7 +345,7 @@ class Actor:
 
     def _set_sync(self, command: c.SetSync, seen: Observation) -> None:
         self.memory.waits = ((), 0)
-        self.postgres.set_role(seen.pg.upstream, command.sync_names)
+        self.postgres.set_role("", command.sync_names)
         position = self.postgres.observe(timeout=2.0).position  # whatever nobody waited for ends before it
         self.memory.waits = (command.sync_names, position.lsn if position else 0)
 

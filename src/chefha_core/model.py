@@ -74,8 +74,10 @@ class PgFacts:
     was_primary: bool = False
     #: True if a primary was shut down cleanly ("shut down"), so ``position`` is exact although stopped
     clean: bool = False
-    #: address the WAL receiver is configured for, "" when cut; with words behind it if it asks without its slot
+    #: address the WAL receiver is configured for, "" when cut
     upstream: str = ""
+    #: False if it asks there without this member's slot, as to catch up from another standby: that is not to follow
+    by_slot: bool = True
     #: True while a WAL receiver process exists, streaming or trying to
     receiver: bool = False
     streaming: bool = False

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.plan_builder import KEY, SETTINGS, follower, leader, view
 
 from chefha_core import codec
-from chefha_core.act import Actor
+from chefha_core.act import Actor, Failed
 from chefha_core.leaderl.memory import Memory
 from chefha_core.model import LeaderState, Lease, PgFacts, PgState, Position, SyncRule
 from chefha_core.parts.etcd import Delete, KeyValue, Put, TxnResult
@@ -116,18 +116,46 @@ def test_since_when_commits_wait_is_known_from_the_end_of_the_change_on() -> Non
     assert memory.waits == (("b", "c"), 900)
 
 
+@pytest.mark.parametrize("unchanged", [True, False])
+def test_f40_no_log_is_fetched_while_a_candidacy_counts(unchanged: bool) -> None:
+    """The receiver is connected only after the candidacy is of no epoch; if that fails, not at all."""
+    made, done = actor(Part(), Memory(), Part()), []
+    made.etcd = Etcd(done, unchanged)  # type: ignore[assignment]
+    made.postgres = Catcher(done)  # type: ignore[assignment]
+    command = c.CatchUp("because", "10.0.0.3", Position(1, 900))
+    if unchanged:
+        made._catch_up(command, follower())
+        (put,) = done[0]
+        assert codec.candidacy(KeyValue(put.key, put.value, 0, 40, 0, 0)).epoch == 0
+        assert done[1:] == [("10.0.0.3", Position(1, 900))]
+    else:
+        with pytest.raises(Failed, match="looking again"):
+            made._catch_up(command, follower())
+        assert len(done) == 1
+
+
+class Catcher:
+    """A PostgreSQL that notes from where it was to catch up."""
+
+    def __init__(self, done: list[Any]) -> None:
+        self.done = done
+
+    def catch_up(self, source: str, position: Position, timeout: float) -> None:
+        self.done.append((source, position))
+
+
 class Etcd:
     """An etcd whose leader key is this node's."""
 
-    def __init__(self, written: list[list[Any]]) -> None:
-        self.written = written
+    def __init__(self, written: list[Any], unchanged: bool = True) -> None:
+        self.written, self.unchanged = written, unchanged
 
     def get(self, key: str) -> Any:
         return KeyValue(key, codec.dump(KEY), 0, 40, 0, 0)
 
     def txn(self, compare: Any, puts: list[Any]) -> Any:
         self.written.append(list(puts))
-        return TxnResult(True, 41)
+        return TxnResult(self.unchanged, 41)
 
 
 class Server:

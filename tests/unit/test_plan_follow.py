@@ -81,6 +81,12 @@ TABLE: list[tuple[str, Observation, list[type[c.Command]], str]] = [
     ("old slots are dropped", follower(pg=standby(slots={"a": False})), [c.Slots], "follows a"),
     ("points elsewhere", follower(pg=cut()), [c.Follow], "pointing to a"),
     (
+        "points there, but only to catch up: the leader must keep its log in a slot",
+        follower(pg=standby(by_slot=False)),
+        [c.Follow],
+        "pointing to a",
+    ),
+    (
         "candidacy is withdrawn before the receiver connects",
         follower(etcd=view(candidates={"b": stands("b")}), pg=cut()),
         [c.WithdrawCandidacy],

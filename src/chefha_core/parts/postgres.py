@@ -31,6 +31,8 @@ __all__ = ["ChildUnit", "Places", "Postgres", "PostgresError", "SystemdUnit", "U
 TICK = 0.01
 #: seconds after which a WAL receiver that was told to end is made to
 LINGER = 0.05
+#: seconds without anything new after which no more is expected from whom this node catches up from
+STALLED = 3.0
 #: seconds that an immediate shutdown gets before everything is killed
 ORDERLY = 1.0
 
@@ -237,23 +239,25 @@ class Postgres:
             time.sleep(TICK)
         raise PostgresError(f"{self.name} is cut from its upstream, but has not replayed all it received yet")
 
-    def catch_up(self, source: str, position: Position, timeout: float) -> Position:
-        """Stream from the standby at ``source`` until ``position`` is held here, and cut the receiver again; where the
-        log then ends.
+    def catch_up(self, source: str, position: Position, timeout: float) -> None:
+        """Stream from the standby at ``source`` until ``position`` is held here, and cut the receiver again.
 
-        PostgresError, with the receiver cut all the same, if it ends before ``position`` after ``timeout``; what came
-        is kept. Without a slot: a standby has none for others, and its storage may not take one.
+        PostgresError, with the receiver cut all the same, if ``position`` is not reached within ``timeout``, or nothing
+        came for a while; what came is kept. Without a slot: a standby has none for others, nor perhaps room for one.
         """
-        role, until = role_conf.read(self.places), time.monotonic() + timeout
+        role, begun = role_conf.read(self.places), time.monotonic()
         self._set_role(source, role.sync_names, role.numsync, by_slot=False)
-        while time.monotonic() < until and not _reached(self.observe(timeout=1.0), position):
+        held, moved = None, begun
+        while (now := time.monotonic()) < min(begun + timeout, moved + STALLED):
+            facts = self.observe(timeout=1.0)
+            if facts.state is not PgState.STANDBY or (facts.position and facts.position >= position):
+                break
+            if facts.position != held:
+                held, moved = facts.position, now
             time.sleep(TICK)
-        held = self.cut_receiver(timeout)
-        if held < position:
-            raise PostgresError(
-                f"the log of {self.name} ends at {held}; {source} has it up to {position} and did not send that"
-            )
-        return held
+        end = self.cut_receiver(timeout)
+        if end < position:
+            raise PostgresError(f"{self.name} has the log up to {end} and not yet all that {source} has, to {position}")
 
     def _await_no_receiver(self, local: sql.Session, until: float) -> None:
         ask = (
@@ -394,7 +398,3 @@ class Postgres:
             write()
         except OSError as error:
             raise PostgresError(f"{error.filename or self.places.home} cannot be written: {error.strerror}") from None
-
-
-def _reached(facts: PgFacts, position: Position) -> bool:
-    return facts.position is not None and facts.position >= position

@@ -27,8 +27,6 @@ _IDLE = ("RecoveryRetrieveRetryInterval", "RecoveryWalStream", "RecoveryWalAll")
 HISTORY = 0.6
 #: within ``problem`` of a node whose upstream cannot serve it any more
 LOG_GONE = "does not have the log after"
-#: behind the address of an upstream that sends without a slot: to catch up from it is not to follow it
-WITHOUT_SLOT = " without a slot"
 #: what PostgreSQL says when clients fill every place
 _FULL = ("too many clients", "remaining connection slots")
 
@@ -199,7 +197,8 @@ class Observer:
         end = parse_lsn(answer["written"] or answer["replayed"] or "0/0")
         return PgFacts(
             system_id=answer["system_id"],
-            upstream=upstream(answer["upstream"]) + ("" if answer["slot"] or not answer["upstream"] else WITHOUT_SLOT),
+            upstream=upstream(answer["upstream"]),
+            by_slot=bool(answer["slot"] or not answer["upstream"]),
             receiver=answer["receiver"],
             checkpoint_timeline=answer["control"]["timeline_id"],
             redo_bytes=max(0, end - parse_lsn(answer["control"]["redo_lsn"])),

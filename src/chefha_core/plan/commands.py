@@ -180,7 +180,9 @@ class CutReceiver(Command):
 
 @dataclass(frozen=True)
 class CatchUp(Command):
-    """Fetch the log up to ``position`` from the standby at the address ``upstream``, and cut the receiver again."""
+    """Stand no more, fetch the log up to ``position`` from the standby at the address ``upstream``, and cut the
+    receiver again.
+    """
 
     upstream: str
     position: Position

@@ -2,8 +2,8 @@
 
 A candidate first cuts its WAL receiver, so that a half-dead leader gets no more acknowledgements from it, then says
 in etcd where its log ends. When enough have said so, the most advanced of them, and only that one, takes the key in
-one transaction over all that it compared. The receiver is connected again only after the candidacy is deleted.
-Where whoever has most must not lead, the best of those that may fetches from there what it lacks, and stands again.
+one transaction over all that it compared. The receiver is connected again only after the candidacy is deleted, or
+counts nowhere: where whoever has most must not lead, the best that may fetches from there what it lacks.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _count(seen: Observation, etcd: EtcdView, policy: Policy) -> tuple[list[Comm
     furthest = max(c.position for c in asserted)
     able = sorted(c.name for c in asserted if c.position == furthest and c.fit)
     if not able:
-        return _catch_up(seen, policy, asserted, furthest)
+        return _catch_up(seen, etcd, asserted, furthest)
     missing = _missing(etcd.leader, furthest) if not rule.numsync else 0
     if missing > policy.max_behind:
         return [], (
@@ -167,19 +167,19 @@ def _count(seen: Observation, etcd: EtcdView, policy: Policy) -> tuple[list[Comm
 
 
 def _catch_up(
-    seen: Observation, policy: Policy, asserted: Sequence[Candidacy], furthest: Position
+    seen: Observation, etcd: EtcdView, asserted: Sequence[Candidacy], furthest: Position
 ) -> tuple[list[Command], str]:
     """None that has everything may lead: the most advanced that may gets from there what it lacks."""
-    source = min(c.name for c in asserted if c.position == furthest)
-    barred = f"{source} has everything, but must not lead"
-    best = max((c for c in sorted(asserted, key=lambda c: c.name) if c.fit), key=lambda c: c.position, default=None)
+    sources = [etcd.members[c.name] for c in asserted if c.position == furthest]
+    source = min(sources, key=lambda member: (bool(member.storage), member.name))  # one whose disk serves, if any
+    barred = f"{source.name} has everything, but must not lead"
+    best = max((c for c in asserted if c.fit), key=lambda c: c.position, default=None)
     if best is None:
-        return [], f"{barred}, and nobody else may"
+        return [], f"{barred}, and nobody else that stands may"
     if best.name != seen.name:
         return [], f"{barred}; {best.name} fetches it from there"
-    withdraw = WithdrawCandidacy("its receiver is connected again")
     why = f"{barred}: fetching it from there"
-    return [withdraw, CatchUp(why, policy.members[source], furthest)], why
+    return [CatchUp(why, source.address, furthest)], why
 
 
 def _forced(seen: Observation, etcd: EtcdView) -> Force | None:

@@ -90,9 +90,10 @@ def _while_starting(seen: Observation, policy: Policy, upstream: str, leader: st
 
 def _while_running(seen: Observation, upstream: str, leader: str) -> tuple[Command | None, str]:
     pg = seen.pg
-    if pg.upstream != upstream and seen.storage_hangs:
+    points_there = pg.upstream == upstream and pg.by_slot
+    if not points_there and seen.storage_hangs:
         return None, f"not pointed to {leader} yet: a write to its storage does not come back"
-    if pg.upstream != upstream:
+    if not points_there:
         return Follow(f"{leader} leads", upstream), f"pointing to {leader}"
     if pg.streaming:
         stale = tuple(sorted(pg.slots))

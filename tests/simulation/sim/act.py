@@ -101,13 +101,27 @@ def _release(node: Leaderl, cmd: c.ReleaseKey) -> Steps:
 def _post(node: Leaderl, cmd: c.PostCandidacy) -> Steps:
     candidacy = Candidacy(node.name, cmd.epoch, cmd.position, cmd.fit)
     assert node.view is not None
-    compare = {"leader": node.view.leader_revision} if node.world.guards.post_compares else {}
     if node.clock() < node.promised_until:
         return False
     node.standing, node.stood_against = True, node.view.leader_revision
-    done = yield from _txn(node, compare, {f"candidates/{node.name}": codec.dump(candidacy)})
+    done = yield from write_candidacy(node, candidacy)
     if done:
         node.asserted_at = node.clock()
+    return bool(done)
+
+
+def write_candidacy(node: Leaderl, candidacy: Candidacy) -> Steps:
+    """Nothing may have changed that it was decided by."""
+    key, etcd = f"candidates/{node.name}", node.world.etcd
+    if node.view is None:
+        return False
+    expect = node.view.leader_revision
+    try:
+        before = yield from etcd.request(node.name, lambda: etcd.kvs.get(key), write=False)
+    except Unanswered:
+        return False
+    compare = {"leader": expect, key: before.mod_revision if before else 0}
+    done = yield from _txn(node, compare if node.world.guards.post_compares else {}, {key: codec.dump(candidacy)})
     return bool(done)
 
 

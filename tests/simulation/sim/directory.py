@@ -25,6 +25,7 @@ class Data:
     clean: bool = False
     standby: bool = True
     upstream: str = ""
+    by_slot: bool = True
     sync_names: tuple[str, ...] = ()
     slots: frozenset[str] = frozenset()
     checkpoint_timeline: int = 1

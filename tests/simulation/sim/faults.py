@@ -319,6 +319,7 @@ _COMMANDS = (
     "EndClientSessions",
     "KillPostgres",
     "CutReceiver",
+    "CatchUp",
     "Promote",
     "StartPrimary",
     "StartStandby",

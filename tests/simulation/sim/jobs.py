@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from chefha_core.model import Candidacy, Position
 from chefha_core.plan import commands as c
+from sim import act
 from sim.directory import Data
 from sim.engine import Steps
 from sim.etcd import Unanswered
@@ -54,13 +56,17 @@ def _cut(node: Leaderl, _: c.Command) -> Steps:
 
 
 def _catch_up(node: Leaderl, cmd: c.CatchUp) -> Steps:
-    pg = node.host.pg
-    if pg.data is None or pg.pm is None or pg.pm.primary:
+    pg, position = node.host.pg, node.facts().position
+    if position is None or not (yield from act.write_candidacy(node, Candidacy(node.name, 0, position, False))):
+        return
+    if pg.data is None or pg.pm is None or pg.pm.primary or node.host.jobs_fail:
         return
     yield from _written(node)
     pm, until = pg.pm, node.clock() + node.policy.times.ttl
-    pg.point_to(node.world.by_address(cmd.upstream))
-    while pm.alive and pg.data is not None and pg.data.flushed < cmd.position.lsn and node.clock() < until:
+    pg.point_to(node.world.by_address(cmd.upstream), by_slot=False)
+    while pm.alive and pg.data is not None and node.clock() < until:
+        if Position(pg.data.log[pg.data.flushed - 1][0], pg.data.flushed) >= cmd.position:
+            break
         yield 0.02
     yield from _cut(node, cmd)
 
@@ -124,7 +130,7 @@ def _start_standby(node: Leaderl, cmd: c.StartStandby) -> Steps:
         pg.end()  # a start that waits for an upstream that is gone
     if pg.pm is not None or pg.data is None:
         return
-    pg.data.upstream = node.world.by_address(cmd.upstream)
+    pg.data.upstream, pg.data.by_slot = node.world.by_address(cmd.upstream), True
     started = yield from pg.start(primary=False)
     _rejoined(node, started)
 
@@ -152,7 +158,7 @@ def _restart(node: Leaderl, cmd: c.Restart) -> Steps:
     pg.end()
     if pg.data is None:
         return
-    pg.data.upstream = node.world.by_address(cmd.upstream)
+    pg.data.upstream, pg.data.by_slot = node.world.by_address(cmd.upstream), True
     started = yield from pg.start(primary=False)
     _rejoined(node, started)
 

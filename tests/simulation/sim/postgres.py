@@ -177,10 +177,10 @@ class Postgres:
                 self.pm.receiver = None
             self._seek(self.pm)
 
-    def point_to(self, upstream: str) -> None:
-        """primary_conninfo changed."""
+    def point_to(self, upstream: str, by_slot: bool = True) -> None:
+        """primary_conninfo changed, and perhaps primary_slot_name."""
         assert self.data is not None
-        self.data.upstream = upstream
+        self.data.upstream, self.data.by_slot = upstream, by_slot
         if self.pm is not None:
             self.disconnect(self.pm)
             self._seek(self.pm)
@@ -354,6 +354,7 @@ class Postgres:
             was_primary=data.was_primary and not (data.standby and state in (PgState.STARTING, PgState.HUNG)),
             clean=data.clean,
             upstream=world.members[data.upstream] if data.upstream else "",
+            by_slot=data.by_slot,
             receiver=receiver,
             streaming=streaming,
             replaying=pm is not None

@@ -317,6 +317,8 @@ class World:
         for name, candidacy in self._candidates:
             if candidacy in kvs:
                 pm = self.hosts[name].pg.pm
+                if not kvs[candidacy].decoded(codec.candidacy).epoch:
+                    continue  # it counts nowhere
                 if pm is not None and not pm.primary and pm.receiver is not None and pm.receiver.alive:
                     self.violation(f"{name} stands for election in etcd, but its WAL receiver streams")
 
