@@ -135,9 +135,9 @@ TABLE: list[tuple[str, Observation, list[type[c.Command]], str]] = [
         "b has everything, but must not lead: fetching it",
     ),
     (
-        "F40 the barred one waits meanwhile",
+        "F40 the barred one waits meanwhile, whose own report may not have come yet",
         follower(
-            etcd=stale(candidates={"b": stands("b", fit=False), "c": stands("c", EARLIER)}),
+            etcd=stale(candidates={"b": stands("b", fit=False), "c": stands("c", EARLIER)}, members={"c": report("c")}),
             pg=cut(),
             unfit="its search is offline",
             **SILENT,

@@ -170,16 +170,16 @@ def _catch_up(
     seen: Observation, etcd: EtcdView, asserted: Sequence[Candidacy], furthest: Position
 ) -> tuple[list[Command], str]:
     """None that has everything may lead: the most advanced that may gets from there what it lacks."""
-    sources = [etcd.members[c.name] for c in asserted if c.position == furthest]
-    source = min(sources, key=lambda member: (bool(member.storage), member.name))  # one whose disk serves, if any
-    barred = f"{source.name} has everything, but must not lead"
+    in_trouble = {name for name, member in etcd.members.items() if member.storage}
+    source = min((c.name for c in asserted if c.position == furthest), key=lambda name: (name in in_trouble, name))
+    barred = f"{source} has everything, but must not lead"
     best = max((c for c in asserted if c.fit), key=lambda c: c.position, default=None)
     if best is None:
         return [], f"{barred}, and nobody else that stands may"
     if best.name != seen.name:
         return [], f"{barred}; {best.name} fetches it from there"
     why = f"{barred}: fetching it from there"
-    return [CatchUp(why, source.address, furthest)], why
+    return [CatchUp(why, etcd.members[source].address, furthest)], why
 
 
 def _forced(seen: Observation, etcd: EtcdView) -> Force | None:
