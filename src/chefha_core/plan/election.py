@@ -56,14 +56,8 @@ def elect(seen: Observation, policy: Policy) -> Plan | None:
     if not_yet and not _suspicious(seen, policy):
         return None
     commands, reason = _step(seen, etcd, policy) if not not_yet else ([], not_yet)
-    return look_again(
-        seen,
-        policy,
-        [*_ask(seen, policy), *commands],
-        "waiting_for_leader",
-        reason,
-        seen.now + min(0.1, times.interval),
-    )
+    at = seen.now + min(0.1, times.interval)
+    return look_again(seen, policy, [*_ask(seen, policy), *commands], "waiting_for_leader", reason, at)
 
 
 def _suspicious(seen: Observation, policy: Policy) -> bool:
