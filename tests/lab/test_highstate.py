@@ -12,7 +12,9 @@ from lab.witness import Witness, in_words, why_not_converged
 from tests.lab.bring_up import APPLY_TIMEOUT, BringUp, did_change, failed, minions, states, would_change
 
 #: states that change nothing themselves: by the time they are reached there may be nothing left to wait for
-WAITS = {"chefha_etcd_healthy (chefha)", "chefha_member_healthy (chefha)"}
+WAITS = {
+    f"chefha_{what} (chefha)" for what in ("etcd_healthy", "member_healthy", "search_healthy", "backend_reachable")
+}
 #: seconds; many times what `python -m bench.highstate` has, for machines that are busy
 READY_WITHIN, AGAIN_WITHIN = 180.0, 60.0
 pytestmark = pytest.mark.everywhere
