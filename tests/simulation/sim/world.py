@@ -97,6 +97,8 @@ class World:
         #: system identifier -> the records that restored data begins with
         self.restorable: dict[str, frozenset[int]] = {}
         self.generation = "system-0"
+        #: what each host had flushed when restored data took the place of the cluster's
+        self._given_up: dict[str, set[int]] = {}
         self.wiped = False
         if not fresh:
             self._established()
@@ -211,6 +213,8 @@ class World:
         self.notice_generation()
         mine = self.hosts[name].pg.data
         if mine is not None and mine.system_id != self.generation and "config" in self.etcd.kvs:
+            if any(record in held for other, held in self._given_up.items() if other != name):
+                return  # confirmed by another before the restoration: only the news came late, to a paused machine
             self.violation(
                 f"{name} acknowledged the write {record} on {mine.system_id}, and {self.generation} is the cluster's"
             )
@@ -230,6 +234,8 @@ class World:
         system_id = kv.decoded(codec.cluster_config).system_id if kv is not None else self.generation
         if system_id != self.generation:
             self.tell("world", f"{system_id} is the cluster's data now")
+            logs = {name: host.pg.data for name, host in self.hosts.items()}
+            self._given_up = {n: {entry[1] for entry in d.log[: d.flushed]} for n, d in logs.items() if d is not None}
             self.generation = system_id
             kept = self.restorable.get(system_id)
             if kept is not None:
@@ -309,6 +315,7 @@ class World:
 
     def check(self) -> None:
         """The invariants that can be seen at any instant."""
+        self.notice_generation()
         if len(self.holders) > 1:
             self.violation(f"{' and '.join(sorted(self.holders))} hold the VIP at once")
         for name in self.holders | self._bad.keys():
