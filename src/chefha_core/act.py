@@ -21,7 +21,7 @@ from chefha_core.leaderl.worker import Worker
 from chefha_core.model import Candidacy, ClusterConfig, LeaderKey, LeaderState, Lease, Observation, SyncRule
 from chefha_core.parts import arp
 from chefha_core.parts.address import Address, AddressError
-from chefha_core.parts.etcd import Compare, Delete, EtcdClient, EtcdError, Put
+from chefha_core.parts.etcd import Compare, Delete, EtcdClient, EtcdError, Put, TxnResult
 from chefha_core.parts.postgres import Postgres, PostgresError
 from chefha_core.plan import commands as c
 from chefha_core.settings import Settings
@@ -125,21 +125,24 @@ class Actor:
         self, key: LeaderKey, expect: int, also: tuple[Put | Delete, ...] = (), more: tuple[Compare, ...] = ()
     ) -> float:
         """Write the key if it is unchanged; the clock from before the request, where a lease may begin."""
-        unchanged = Compare.mod_revision("leader", expect) if expect else Compare.absent("leader")
+        unchanged = Compare.mod_revision("leader", expect)
         # Numbered, so that no two writes are alike: what stands there after a lost answer tells whether it is this one.
         self._beat = max(self._beat + 1, key.beat)
         value = codec.dump(dataclasses.replace(key, beat=self._beat))
         sent_at = time.monotonic()
         result = self.etcd.txn([unchanged, *more], [Put("leader", value), *also])
-        if result.succeeded:
+        if self._stands(result, "leader", value):
             return sent_at
-        if not result.doubtful:
-            self.memory.lease = (
-                None if self.memory.lease and self.memory.lease.epoch != key.epoch else self.memory.lease
-            )
-        elif (found := self.etcd.get("leader")) is not None and found.value == value:
-            return sent_at  # it lost against its own first attempt, whose answer came too late
+        if not result.doubtful and self.memory.lease and self.memory.lease.epoch != key.epoch:
+            self.memory.lease = None
         raise Failed("etcd has changed since it was read: looking again")
+
+    def _stands(self, result: TxnResult, key: str, value: str) -> bool:
+        """Whether a write was done, if only by its first attempt, whose answer came too late."""
+        if result.succeeded or not result.doubtful:
+            return result.succeeded
+        found = self.etcd.get(key)
+        return found is not None and found.value == value
 
     def _renew(self, command: c.Renew, seen: Observation) -> None:
         key = LeaderKey(self.name, command.epoch, command.state, command.timeline, command.lsn, beat=command.beat)
@@ -209,15 +212,11 @@ class Actor:
         not be applied later, when the receiver is connected again.
         """
         assert seen.etcd is not None
-        name, value = f"candidates/{self.name}", codec.dump(candidacy)
-        before = self.etcd.get(name)
-        compared = (("leader", seen.etcd.leader_revision), (name, before.mod_revision if before else 0))
-        unchanged = [Compare.mod_revision(key, at) if at else Compare.absent(key) for key, at in compared]
-        result = self.etcd.txn(unchanged, [Put(name, value)])
-        if result.succeeded:
-            return
-        found = self.etcd.get(name) if result.doubtful else None
-        if found is None or found.value != value:  # or it lost against its own first attempt
+        key, value = f"candidates/{self.name}", codec.dump(candidacy)
+        before = self.etcd.get(key)
+        own = Compare.mod_revision(key, before.mod_revision if before else 0)
+        result = self.etcd.txn([Compare.mod_revision("leader", seen.etcd.leader_revision), own], [Put(key, value)])
+        if not self._stands(result, key, value):
             raise Failed("the leader key or the own candidacy has changed: looking again")
 
     def _withdraw_candidacy(self, command: c.WithdrawCandidacy, seen: Observation) -> None:

@@ -49,8 +49,9 @@ def test_keys_are_relative_to_the_prefix(client: EtcdClient, servers: EtcdServer
 
 
 def test_compare_and_set_won_and_lost(client: EtcdClient) -> None:
-    first = client.txn([Compare.absent("leader")], [Put("leader", "a")])
+    first = client.txn([Compare.absent("leader"), Compare.mod_revision("leader", 0)], [Put("leader", "a")])
     assert first.succeeded
+    assert not client.txn([Compare.mod_revision("leader", 0)], [Put("leader", "b")]).succeeded
     lost = client.txn([Compare.absent("leader")], [Put("leader", "b")], [Put("loser", "b")])
     assert not lost.succeeded
     assert not lost.doubtful

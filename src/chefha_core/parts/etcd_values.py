@@ -36,7 +36,7 @@ class Compare:
 
     @classmethod
     def mod_revision(cls, key: str, revision: int) -> Compare:
-        """``key`` was last changed at exactly ``revision``."""
+        """``key`` was last changed at exactly ``revision``; 0: it does not exist."""
         return cls(key, "MOD", revision)
 
     @classmethod

@@ -242,8 +242,8 @@ class Postgres:
     def catch_up(self, source: str, position: Position, timeout: float) -> None:
         """Stream from the standby at ``source`` until ``position`` is held here, and cut the receiver again.
 
-        PostgresError, with the receiver cut all the same, if ``position`` is not reached within ``timeout``, or nothing
-        came for a while; what came is kept. Without a slot: a standby has none for others, nor perhaps room for one.
+        PostgresError if ``position`` is not reached within ``timeout``, or nothing came for a while; it is cut all the
+        same, as by ``cut_receiver``. Without a slot: a standby has none for others, nor perhaps room for one.
         """
         role, begun = role_conf.read(self.places), time.monotonic()
         self._set_role(source, role.sync_names, role.numsync, by_slot=False)

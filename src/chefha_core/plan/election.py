@@ -52,12 +52,13 @@ def elect(seen: Observation, policy: Policy) -> Plan | None:
     """The next step of an election; None while the leader stands."""
     etcd, times = seen.etcd, policy.times
     assert etcd is not None
-    not_yet = why_not_stand(seen, policy)
-    if not_yet and not _suspicious(seen, policy):
+    not_yet, suspicious = why_not_stand(seen, policy), _suspicious(seen, policy)
+    if not_yet and not suspicious:
         return None
+    asked = _ask(seen, etcd) if suspicious else []
     commands, reason = _step(seen, etcd, policy) if not not_yet else ([], not_yet)
     at = seen.now + min(0.1, times.interval)
-    return look_again(seen, policy, [*_ask(seen, policy), *commands], "waiting_for_leader", reason, at)
+    return look_again(seen, policy, [*asked, *commands], "waiting_for_leader", reason, at)
 
 
 def _suspicious(seen: Observation, policy: Policy) -> bool:
@@ -67,13 +68,12 @@ def _suspicious(seen: Observation, policy: Policy) -> bool:
     return not released and key_age(seen) >= policy.times.ask_leader_after
 
 
-def _ask(seen: Observation, policy: Policy) -> list[Command]:
-    """The question whether the leader leads, as long as an election may take; again before the answer is too old."""
-    assert seen.etcd is not None
+def _ask(seen: Observation, etcd: EtcdView) -> list[Command]:
+    """The question whether the leader leads; again before the answer is too old."""
     answered = seen.probe in (Probe.SILENT, Probe.DENIES) and seen.probe_age < ASK_AGAIN
-    if seen.etcd.leader is None or answered or not _suspicious(seen, policy):
+    if etcd.leader is None or answered:
         return []
-    return [AskLeader("its key gets stale", seen.etcd.leader.name)]
+    return [AskLeader("its key gets stale", etcd.leader.name)]
 
 
 def _step(seen: Observation, etcd: EtcdView, policy: Policy) -> tuple[list[Command], str]:

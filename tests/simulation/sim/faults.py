@@ -258,7 +258,6 @@ def _disk(world: World, host: Host, fault: Fault) -> None:
 def _wipe(world: World, host: Host, fault: Fault) -> None:
     """A data directory is gone; only of a follower, and only while the others have theirs."""
     key = world.leader
-    world.notice_generation()
     whole = [h for h in world.hosts.values() if h is not host and h.pg.data is not None and not h.pg.data.damaged]
     whole = [h for h in whole if h.pg.data is not None and h.pg.data.system_id == world.generation]
     streaming = [h for h in whole if h.pg.pm is not None and h.pg.pm.up]

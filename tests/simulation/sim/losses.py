@@ -20,7 +20,6 @@ def two_of_three_lost(world: World, host: Host, fault: Fault) -> None:
         return
     if not host.up or host.frozen:  # the verb runs there
         return
-    world.notice_generation()
     if host.pg.data.system_id != world.generation:  # what was restored is lost with the others: only people can help
         return
     for other in world.hosts.values():

@@ -14,7 +14,6 @@ from chefha_core.plan import plan
 from chefha_core.plan.commands import Plan
 from chefha_core.plan.policy import Policy, policy
 from chefha_core.settings import GRACE, Secrets, Settings
-from sim import losses
 from sim.directory import Data, Postmaster
 from sim.engine import Engine, Steps
 from sim.etcd import Etcd
@@ -210,7 +209,6 @@ class World:
                     yield 0.03
 
     def _acknowledged(self, name: str, record: int) -> None:
-        self.notice_generation()
         mine = self.hosts[name].pg.data
         if mine is not None and mine.system_id != self.generation and "config" in self.etcd.kvs:
             if any(record in held for other, held in self._given_up.items() if other != name):
@@ -228,7 +226,7 @@ class World:
             if data is not None and all(entry[1] != record for entry in data.log):
                 self.violation(f"{name} acknowledged the write {record}, which the leader {key.name} does not have")
 
-    def notice_generation(self) -> None:
+    def _notice_generation(self) -> None:
         """Whose data is the cluster's; what was acknowledged before a restoration and is not in it is given up."""
         kv = self.etcd.kvs.get("config")
         system_id = kv.decoded(codec.cluster_config).system_id if kv is not None else self.generation
@@ -243,7 +241,6 @@ class World:
 
     def with_data(self) -> int:
         """How many hosts have the cluster's present data."""
-        self.notice_generation()
         return sum(h.pg.data is not None and h.pg.data.system_id == self.generation for h in self.hosts.values())
 
     def give_up_what_is_lost(self, host: Host) -> None:
@@ -270,7 +267,6 @@ class World:
 
     def primary_started(self, host: Host, pm: Postmaster) -> None:
         """A primary is writable."""
-        self.notice_generation()
         data, key = host.pg.data, self.leader
         assert data is not None
         if pm.by_hand or key is None or key.name != host.name:
@@ -315,7 +311,7 @@ class World:
 
     def check(self) -> None:
         """The invariants that can be seen at any instant."""
-        self.notice_generation()
+        self._notice_generation()
         if len(self.holders) > 1:
             self.violation(f"{' and '.join(sorted(self.holders))} hold the VIP at once")
         for name in self.holders | self._bad.keys():
@@ -351,95 +347,6 @@ class World:
             until = since + (2 * self.times.request + self.times.interval + 0.5 if able else self.times.ttl + GRACE)
         if now > until:
             self.violation(f"{name} holds the VIP {why} for {now - since:.2f} s")
-
-    # ---- the end ----
-
-    def heal(self) -> None:
-        """Everything works again; nobody repairs anything by hand."""
-        self.tell("world", "all faults are over")
-        self.cuts.clear()
-        self.slow = self.loss = 0.0
-        self.etcd.stopped.clear()
-        config = self.etcd.kvs.get("config")
-        if config is not None and not json.loads(config.value)["failover"]:
-            self.etcd.txn({}, {"config": json.dumps({**json.loads(config.value), "failover": True})})
-        if (alone := self.etcd.kvs.get("alone")) is not None:  # a verb that did not get through is repeated
-            losses.force(self, self.hosts[alone.value], accept=True)
-        for host in self.hosts.values():
-            host.traps.clear()
-            host.start_fails = host.jobs_fail = False
-            if host.leaderl is not None:
-                host.leaderl.thaw()
-            host.unfit, host.failover = "", True
-            host.storage, host.storage_hangs = "", False
-            host.thaw()
-            host.power_on()
-            host.start_leaderl()
-            self.etcd.txn({}, {}, ("intent", "restore"))
-            if host.pg.pm is not None:
-                host.pg.pm.hung_at = None
-
-    def why_not_converged(self) -> str:
-        """What is missing to one leader and two streaming followers that have everything."""
-        self.notice_generation()
-        key = self.leader
-        if key is None or key.state is not LeaderState.LEADING:
-            return f"the leader key is {key}"
-        if "restore" in self.etcd.kvs:
-            return "a restoration is asked for"
-        leader = self.hosts[key.name]
-        if not leader.pg.writable or self.holders != {key.name} or leader.pg.data is None:
-            return f"{key.name} is not a writable primary with the VIP"
-        for name in self.names:
-            pm, data = self.hosts[name].pg.pm, self.hosts[name].pg.data
-            if name == key.name:
-                continue
-            if pm is None or data is None or pm.primary or not pm.up or pm.receiver is None or not pm.receiver.alive:
-                return f"{name} does not stream"
-            if data.system_id != self.generation:
-                return f"{name} has former data"
-            if data.upstream != key.name or len(data.log) + 20 < len(leader.pg.data.log):
-                return f"{name} does not follow {key.name}"
-            if f"candidates/{name}" in self.etcd.kvs:
-                return f"{name} still stands for election"
-        return ""
-
-    def settle(self) -> None:
-        """Heal, and see that the cluster converges and stays so."""
-        self.heal()
-        within = 30 + 10 * self.times.ttl
-        rejoins = self.rejoins
-        self._converge_within(within)
-        self.engine.run(self.engine.t + self.times.ttl)  # a hand-over asked for because of a fault may still come
-        self._converge_within(within)
-        if self.rejoins - rejoins > 8:
-            self.violation(f"{self.rejoins - rejoins} rewinds and base backups until all followed again")
-        epoch, count = self.leader.epoch if self.leader else 0, len(self.acknowledged)
-        self.engine.run(self.engine.t + 2 * self.times.ttl)
-        if why := self.why_not_converged():
-            self.violation(f"converged, but not for long: {why}")
-        if self.leader is None or self.leader.epoch != epoch:
-            self.violation("the leader changed although nothing was wrong")
-        if len(self.acknowledged) == count:
-            self.violation("converged, but no write is acknowledged")
-        self._nothing_lost()
-
-    def _converge_within(self, seconds: float) -> None:
-        end = self.engine.t + seconds
-        while why := self.why_not_converged():
-            if self.engine.t >= end:
-                self.violation(f"not converged {seconds:.0f} s after all faults were over: {why}")
-            self.engine.run(self.engine.t + 0.5)
-
-    def _nothing_lost(self) -> None:
-        """At last every acknowledged write is on every node."""
-        count = len(self.acknowledged) - 20
-        for name, host in self.hosts.items():
-            data = host.pg.data
-            assert data is not None
-            missing = set(self.acknowledged[: max(0, count)]) - {entry[1] for entry in data.log}
-            if missing:
-                self.violation(f"{name} has lost the acknowledged writes {sorted(missing)[:5]}")
 
     def tell(self, who: str, what: str) -> None:
         self.story.append((self.engine.t, who, what))
